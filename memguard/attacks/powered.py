@@ -1,8 +1,8 @@
 """AUC of a small evaluated sample, sharpened by a cheap measurement of everybody.
 
-A monitor can afford to evaluate a few hundred members per look, but it knows the train-time loss of all of them.
-Prediction-powered inference lets the cheap numbers narrow the interval without being able to move the estimate away
-from what the evaluated sample supports: a useless proxy changes nothing.
+A monitor can afford to evaluate a few hundred members per look, but it knows the train-time loss of all of
+them. Prediction-powered inference lets the cheap numbers narrow the interval without being able to move the
+estimate away from what the evaluated sample supports: a useless proxy changes nothing.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def powered_auc(
 ) -> Estimate:
     """Membership AUC from an evaluated random sample of members and a proxy known for all members.
 
-    The estimand is the AUC that evaluating every member would give. With ``V_i`` the placement of sampled member
-    ``i`` among the held-out scores and ``g`` a cubic fit of ``V`` on the rank of the proxy (fitted on the other
-    folds of patients), the estimate is ``mean_sample(V - w g) + w mean_all(g)`` with the variance-minimising
-    weight ``w`` in ``[0, 1]``.
+    The estimand is the AUC that evaluating every member would give. With ``V_i`` the placement of sampled
+    member ``i`` among the held-out scores and ``g`` a cubic fit of ``V`` on the rank of the proxy (fitted on
+    the other folds of patients), the estimate is ``mean_sample(V - w g) + w mean_all(g)`` with the
+    variance-minimising weight ``w`` in ``[0, 1]``.
 
     Args:
-        sample_scores: float ``(m,)``, scores of a uniform random sample of members, larger = more member-like.
+        sample_scores: float ``(m,)``, scores of a uniform random sample of members, larger = member-like.
         sample_proxy: float ``(m,)``, the cheap measurement of the same records (any monotone scale).
-        all_proxy: float ``(N,)``, the cheap measurement of every member, the sample included.
+        all_proxy: float ``(N,)``, the same of every member, the sample included.
         held_out_scores: float ``(n,)``, scores of held-out records, measured as the sample's were.
         sample_groups: ``(m,)`` patient of each sampled record; each record its own patient when not given.
         held_out_groups: ``(n,)`` patient of each held-out record.
@@ -86,13 +86,13 @@ def powered_auc(
         fitted on. It proves nothing about attacks other than the one whose scores these are.
 
     References:
-        Prediction-powered inference: arXiv 2301.09633, Proposition 1; power tuning: arXiv 2311.01453, section 6.
-        Variance of placements: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837; clusters: Obuchowski
-        1997, Biometrics 53:567.
+        Prediction-powered inference: arXiv 2301.09633, Proposition 1; power tuning: arXiv 2311.01453,
+        section 6. Variance of placements: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837;
+        clusters: Obuchowski 1997, Biometrics 53:567.
 
     Example:
         >>> rng = np.random.default_rng(0)
-        >>> held, members = rng.normal(0, 1, 3000), rng.normal(1, 1, 3000)
+        >>> held, members = rng.normal(0, 1, 3000), rng.normal(0.5, 1, 3000)
         >>> proxy = members + rng.normal(0, 0.3, 3000)
         >>> rows = rng.choice(3000, 150, replace=False)
         >>> plain = powered_auc(members[rows], np.zeros(150), np.zeros(3000), held)
@@ -156,7 +156,7 @@ def _logit_interval(value: float, variance: float, confidence: float, n: int) ->
     """Wald interval on the logit scale; at 0 or 1 the value is first moved in by half an observation."""
     z = float(norm.ppf(0.5 + confidence / 2))
     inside = float(np.clip(value, 0.5 / (n + 1), 1 - 0.5 / (n + 1)))
-    floor = inside * (1 - inside) / (n + 1) / 2
+    floor = (0.5 / (n + 1)) ** 2  # at complete separation the placements show no spread at all
     half = z * np.sqrt(max(variance, floor)) / (inside * (1 - inside))
     centre = np.log(inside / (1 - inside))
     low, high = 1 / (1 + np.exp(-(centre - half))), 1 / (1 + np.exp(-(centre + half)))

@@ -77,8 +77,8 @@ def membership_probe(
 ) -> MembershipResult | None:
     """Compare evaluated members with held-out patients.
 
-    The same function serves the light probe (a sample of members, sharpened by the train-time losses of all of
-    them) and the full one (all members evaluated, no proxy).
+    The same function serves the light probe (a sample of members, sharpened by the train-time losses of all
+    of them) and the full one (all members evaluated, no proxy).
 
     Args:
         members: A uniform random sample of the members, or all of them.
@@ -92,8 +92,8 @@ def membership_probe(
         The result, or ``None`` when either side has no finite loss.
 
     Guarantees:
-        A plain loss attack is a lower bound on what an attacker can do: a low AUC does not show that nobody is
-        memorized.
+        A plain loss attack is a lower bound on what an attacker can do: a low AUC does not show that nobody
+        is memorized.
 
     References:
         Yeom et al. 2018, arXiv 1709.01604, section 3.2; Carlini et al. 2022, arXiv 2112.03570, section III.
