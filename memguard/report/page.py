@@ -1,0 +1,272 @@
+"""The page: one self-contained HTML file that a data steward and an engineer can both read."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from memguard.errors import MemguardWarning
+from memguard.report.data import CurvePoint, WatchReport
+from memguard.report.figures import to_svg
+from memguard.report.flags import check_flags, flag_rows, most_urgent
+from memguard.report.private import write_private
+from memguard.report.table import thin
+from memguard.report.text import DASH, cell, count, estimate, number, percent, share
+from memguard.report.verdict import verdict
+from memguard.report.words import does_not_show, shows
+
+__all__ = ["render_page", "write_report"]
+
+_MOST_LOOKS = 120
+
+
+def render_page(report: WatchReport, flags: pl.DataFrame | None = None, *, top: int = 50) -> str:
+    """The page as text: verdict, figures, curve, flagged patients, what it shows and does not, provenance.
+
+    No script, no other file, no font or picture from elsewhere. Counts of people from 1 to
+    ``report.min_cell - 1`` are suppressed.
+
+    Args:
+        report: The watched run.
+        flags: One row per patient with hashed ids (`memguard.report.flags.FLAG_COLUMNS`). Without it the page
+            has aggregates only.
+        top: At most so many flagged patients.
+
+    Raises:
+        ImportError: Jinja2 or Matplotlib is missing.
+        DataError: ``flags`` lacks a column.
+
+    Example:
+        >>> report = WatchReport(version="0", created="2026-01-01", unit="patient", patients_source="index",
+        ...     n_members=9, n_held_out=9, flag_rate=.1, curve=[])
+        >>> render_page(report).splitlines()[0]
+        '<!doctype html>'
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("memguard.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("watch.html.j2").render(_context(report, flags, top))
+
+
+def write_report(
+    report: WatchReport, flags: pl.DataFrame | None, folder: str | Path, *, top: int = 50
+) -> dict[str, Path]:
+    """Write ``report.json``, ``flags.parquet`` and ``watch.html``, readable by their owner alone.
+
+    What cannot be made is left out with a `MemguardWarning`; the JSON and the Parquet file need neither
+    Jinja2 nor Matplotlib. Nothing is raised: this runs at the end of a training that must not be lost.
+
+    Args:
+        report: The watched run.
+        flags: One row per patient with hashed ids, or ``None`` when nobody was ranked.
+        folder: Output folder, made when missing.
+        top: Rows of flagged patients on the page; the Parquet file has all.
+
+    Returns:
+        ``"json"``, ``"flags"``, ``"page"`` -> path, for what was written.
+
+    Example:
+        >>> import tempfile
+        >>> report = WatchReport(version="0", created="2026-01-01", unit="patient", patients_source="index",
+        ...     n_members=9, n_held_out=9, flag_rate=.1, curve=[])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(write_report(report, None, folder))
+        ['json', 'page']
+    """
+    folder = Path(folder)
+    written = {"json": write_private(folder / "report.json", report.to_json())}
+    if flags is not None:
+        written["flags"] = write_private(folder / "flags.parquet", flags)
+    try:
+        page = render_page(report, flags, top=top)
+    except ImportError as error:
+        _warn_page(f"the page was not made ({error})", "pip install memguard-ehr[report]")
+    except Exception as error:  # a page is a view: no fault in it may cost a training run
+        _warn_page(f"the page was not made ({error!r})", "report it, and render it later with render_page")
+    else:
+        written["page"] = write_private(folder / "watch.html", page)
+    return {name: path for name, path in written.items() if path is not None}
+
+
+def _warn_page(seen: str, fix: str) -> None:
+    warning = MemguardWarning(seen, "report.json and flags.parquet hold the same numbers", fix)
+    warnings.warn(warning, stacklevel=3)
+
+
+def _context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> dict[str, Any]:
+    checked = None if flags is None else check_flags(flags)
+    shown = None if checked is None else most_urgent(checked, top)
+    return {
+        "report": report,
+        "units": f"{report.unit}s",
+        "verdict": verdict(report),
+        "tiles": _tiles(report),
+        "curve_svg": to_svg(
+            "curve", report, title="Losses and leakage over training", description=_spoken(report)
+        ),
+        "rates_svg": to_svg(
+            "rates",
+            report,
+            title="True-positive rate at low false-positive rates",
+            description=_spoken_rates(report),
+        ),
+        "fprs": _fprs(report),
+        "looks": _looks(report),
+        "n_looks": len(report.curve),
+        "rows": None if shown is None else flag_rows(shown, report.min_cell),
+        "n_flagged": cell(report.flagged_patients, report.min_cell),
+        "private": shown is not None,
+        "top": top,
+        "shows": shows(report),
+        "does_not_show": does_not_show(report),
+        "facts": _facts(report),
+    }
+
+
+def _tiles(report: WatchReport) -> list[dict[str, str]]:
+    """The four numbers of the first screen, each with what it is out of."""
+    last, units = report.last, f"{report.unit}s"
+    tiles = [
+        {
+            "label": "Membership AUC",
+            "value": share(last.auc.value) if last and last.auc else DASH,
+            "note": f"{_range(last.auc.low, last.auc.high)}, chance .50"
+            if last and last.auc
+            else "not measured",
+        }
+    ]
+    if last and last.tpr:
+        fpr = min(last.tpr)
+        tpr, rate = last.tpr[fpr], percent(fpr, _digits(fpr))
+        tiles.append(
+            {
+                "label": f"Members found at {rate} false alarms",
+                "value": percent(tpr.value, 1 if tpr.value < 0.1 else 0),
+                "note": f"{percent(tpr.low, 1)} to {percent(tpr.high, 1)}, chance {rate}",
+            }
+        )
+    tiles.append(
+        {
+            "label": "Flagged as memorized",
+            "value": cell(report.flagged_patients, report.min_cell),
+            "note": f"of {count(report.n_ranked)} {units}, false-discovery rate {percent(report.flag_rate)}"
+            if report.flagged_patients is not None
+            else "not ranked",
+        }
+    )
+    tiles.append(
+        {
+            "label": "Flagged and identifiable",
+            "value": cell(report.flagged_identifiable, report.min_cell),
+            "note": "first in the list below" if report.flagged_identifiable else "of the flagged",
+        }
+    )
+    return tiles
+
+
+def _range(low: float, high: float) -> str:
+    return f"{share(low)} to {share(high)}"
+
+
+def _digits(fpr: float) -> int:
+    return max(0, math.ceil(-math.log10(fpr) - 1e-9) - 2)
+
+
+def _fprs(report: WatchReport) -> list[float]:
+    return sorted({fpr for point in report.curve for fpr in point.tpr}, reverse=True)
+
+
+def _looks(report: WatchReport) -> list[dict[str, Any]]:
+    best = [i for i, point in enumerate(report.curve) if point is report.best]
+    return [_look(point, report) for point in thin(report.curve, _MOST_LOOKS, best)]
+
+
+def _look(point: CurvePoint, report: WatchReport) -> dict[str, Any]:
+    spent = point.probe_seconds
+    cost = percent(spent / point.train_seconds, 1) if point.train_seconds else f"{spent:.1f} s"
+    return {
+        "best": point is report.best,
+        "epoch": f"{point.epoch:g}",
+        "train_loss": number(point.train_loss),
+        "held_out_loss": number(point.held_out_loss),
+        "member_loss": number(point.member_loss),
+        "auc": estimate(point.auc),
+        "tpr": [estimate(point.tpr.get(fpr), 3 if fpr < 0.05 else 2) for fpr in _fprs(report)],
+        "flagged": cell(point.flagged_patients, report.min_cell),
+        "memorized_share": percent(point.memorized_share.value) if point.memorized_share else DASH,
+        "blind_auc": estimate(point.blind_auc),
+        "coverage": percent(point.coverage),
+        "surrogate_fit": share(point.surrogate_fit),
+        "cost": cost,
+    }
+
+
+def _spoken(report: WatchReport) -> str:
+    """The curve figure for who does not see it."""
+    first = next((p for p in report.curve if p.auc is not None), None)
+    last, best = report.last, report.best
+    if first is None or last is None:
+        return "No membership AUC was measured."
+    parts = [f"Membership AUC goes from {estimate(first.auc)} at epoch {first.epoch:g}"]
+    parts.append(f" to {estimate(last.auc)} at epoch {last.epoch:g}; chance is .50.")
+    if best is not None:
+        parts.append(f" The held-out loss is lowest, {number(best.held_out_loss)}, at epoch {best.epoch:g}")
+        parts.append(f", and {number(last.held_out_loss)} at the end. The table below has every value.")
+    return "".join(parts)
+
+
+def _spoken_rates(report: WatchReport) -> str:
+    last = report.last
+    if last is None or not last.tpr:
+        return "No true-positive rate was measured."
+    said = [f"{estimate(last.tpr[fpr], 3)} at a false-positive rate of {fpr:g}" for fpr in sorted(last.tpr)]
+    return f"At epoch {last.epoch:g} the true-positive rate is {'; '.join(said)}."
+
+
+def _facts(report: WatchReport) -> list[tuple[str, str]]:
+    last = report.last
+    resolution = f"{report.p_resolution:.2g}" if report.p_resolution else DASH
+    facts: list[tuple[str, str]] = [
+        ("Made", f"{report.created}, memguard {report.version}"),
+        ("Model", report.model),
+        ("Data", report.dataset),
+        ("Unit", f"{report.unit}; record → patient from {report.patients_source}"),
+        (
+            "Members",
+            f"{count(report.n_members)} {report.unit}s, of whom {count(report.n_ranked)} have a score",
+        ),
+        ("Held-out", f"{count(report.n_held_out)} {report.unit}s"),
+        ("Score", report.score),
+        (
+            "P-values",
+            f"{report.p_method}; by counting alone the smallest is {resolution}" if report.p_method else "",
+        ),
+        ("Coverage", f"{percent(last.coverage)} of the training records seen at least once" if last else ""),
+        ("Surrogate fit", f"r = {share(last.surrogate_fit)} on held-out {report.unit}s" if last else ""),
+        ("AUC interval", f"{last.auc.method}, n = {count(last.auc.n)}" if last and last.auc else ""),
+        ("Probing", _cost(report.curve)),
+        ("Seeds", _pairs(report.seeds)),
+        ("Versions", _pairs(report.versions)),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _cost(curve: Sequence[CurvePoint]) -> str:
+    spent = sum(point.probe_seconds for point in curve)
+    trained = sum(point.train_seconds or 0.0 for point in curve)
+    return f"{spent:.1f} s" + (f", {percent(spent / trained, 1)} of the training time" if trained else "")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

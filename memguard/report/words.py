@@ -1,0 +1,113 @@
+"""What the numbers of a watched run show, and what they do not: the sentences that stand on the page."""
+
+from __future__ import annotations
+
+import math
+
+from memguard.report.data import WatchReport
+from memguard.report.text import cell, count, estimate, percent
+
+__all__ = ["does_not_show", "shows"]
+
+
+def shows(report: WatchReport) -> list[tuple[str, str]]:
+    """(name, explanation) of each number, with this run's n and null in it.
+
+    Args:
+        report: The watched run.
+
+    Example:
+        >>> report = WatchReport(version="0", created="2026-01-01", unit="patient", patients_source="index",
+        ...     n_members=9, n_held_out=9, flag_rate=.1, curve=[])
+        >>> [name for name, _ in shows(report)][:2]
+        ['Membership AUC', 'True-positive rate']
+    """
+    unit, last = report.unit, report.last
+    said = [
+        (
+            "Membership AUC",
+            f"How often a {unit} the model trained on looks more familiar to it than a held-out {unit} "
+            f"does: .50 is chance, 1.00 is always. Compared are {count(report.n_members)} members with "
+            f"{count(report.n_held_out)} held-out {unit}s; the interval treats the {unit} as one unit.",
+        ),
+        (
+            "True-positive rate",
+            f"The share of members found when only a small share of held-out {unit}s is wrongly called a "
+            f"member. It is pooled over {unit}s: it is not the risk of any one of them. Rates that this "
+            f"many held-out {unit}s cannot support are left out.",
+        ),
+        ("Memorized", _memorized(report)),
+        (
+            "Severity",
+            f"Counterfactual gap: the loss expected from a model that never saw the {unit}, minus the loss "
+            f"of this model, in {report.loss_unit.replace('/', ' per ')}, with its interval. Bits are the "
+            f"same for everything the {unit} has. A {unit} that is merely easy to predict has no gap.",
+        ),
+        ("Identifiable", f"The {unit} {report.identifiable_rule}. Counted in this data's own codes."),
+    ]
+    if last is not None and last.blind_auc is not None:
+        fair = "cannot tell" if last.blind_auc.low <= 0.5 else "can tell"
+        said.append(
+            (
+                "Blind baseline",
+                f"A classifier that sees the records and never the model {fair} members from held-out "
+                f"{unit}s: AUC {estimate(last.blind_auc)}. Above .50, part of the membership AUC would "
+                "come from the split.",
+            )
+        )
+    return said
+
+
+def _memorized(report: WatchReport) -> str:
+    text = (
+        f"A {report.unit} is flagged when its gap is too large for a held-out {report.unit} (conformal "
+        f"p-value, Benjamini-Hochberg): on average at most {percent(report.flag_rate)} of the flagged are "
+        "false"
+    )
+    if report.flagged_patients:
+        wrong = math.ceil(report.flag_rate * report.flagged_patients)
+        text += (
+            f", here about {cell(wrong, report.min_cell)} of {cell(report.flagged_patients, report.min_cell)}"
+        )
+    if report.p_method == "tail":
+        text += (
+            f". Counting alone cannot go below p = {report.p_resolution:.2g}; smaller values come from a "
+            "tail model whose calibration was checked on held-out folds"
+            if report.p_resolution
+            else ". The smallest p-values come from a tail model checked on held-out folds"
+        )
+    return text + "."
+
+
+def does_not_show(report: WatchReport) -> list[str]:
+    """What a reader must not conclude.
+
+    Args:
+        report: The watched run.
+
+    Example:
+        >>> report = WatchReport(version="0", created="2026-01-01", unit="patient", patients_source="index",
+        ...     n_members=9, n_held_out=9, flag_rate=.1, curve=[])
+        >>> does_not_show(report)[0][:40]
+        'That nothing else leaks. One family of a'
+    """
+    unit = report.unit
+    return [
+        "That nothing else leaks. One family of attack was run: what the model's losses on whole records "
+        "give away. Attribute inference, extraction of records, inversion, and attacks with many "
+        "reference models were not. An AUC near .50 is missing evidence of leakage, not evidence that "
+        "there is none.",
+        f"That a {unit} who is not on the list was not memorized. The error rate bounds false flags, not "
+        "misses.",
+        f"That flagged means found. It means that the model carries something of this {unit} beyond what "
+        f"other {unit}s explain. Whether anyone can use it depends on who can query the model, and how.",
+        "That near-duplicates are covered. When two training patients are nearly the same, the loss of "
+        "one hardly changes without the other; their column in the list is the only sign.",
+        "That rare in this data is rare in the world, or the other way round: identifiability here knows "
+        "nothing of outside sources.",
+        f"How another run would look. This is one training run; another seed flags partly other {unit}s. "
+        "Intervals are for one look each, not for the most favourable epoch picked from the curve.",
+        "Differential privacy. Nothing here bounds what leaks. The curve and the list were computed from "
+        "private data and stand outside any epsilon; stopping or reweighting by them does too.",
+        "A legal conclusion. This is evidence for those who have to decide.",
+    ]
