@@ -127,7 +127,9 @@ class NafldData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
-        self.sequences = nafld_sequences(directory, seed=seed, sizes=(patients, held_out, 0), drop_copies=True)
+        self.sequences = nafld_sequences(
+            directory, seed=seed, sizes=(patients, held_out, 0), drop_copies=True
+        )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """The members, shuffled."""
@@ -176,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     )
     trainer.fit(model, data)
 
-    print(f"\n{args.patients:,} members, {args.held_out:,} held-out patients, {time.perf_counter() - start:.0f} s")
+    seconds = time.perf_counter() - start
+    print(f"\n{args.patients:,} members and {args.held_out:,} held-out patients in {seconds:.0f} s")
     if monitor.report is not None:
         print(f"\n{monitor.report.verdict()}\n\n{curve_table(monitor.report)}")
     print(f"\nThe page: {monitor.dirpath}/report.html\nLogs: tensorboard --logdir {args.out}")
