@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
         The monitor, with its curves and flags.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--patients", type=int, default=2400, help="to train on")
     parser.add_argument("--held-out", type=int, default=1200, help="never trained on")
     parser.add_argument("--seed", type=int, default=0)
