@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from memguard import LeakageMonitor
+from memguard.report.figures import save_png
 from memguard.report.table import curve_table
 from recipes.data.nafld import NafldSequences, nafld_sequences
 
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     parser.add_argument("--held-out", type=int, default=1200, help="never trained on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/nafld_next_code"))
+    parser.add_argument("--picture", type=Path, help="also draw the curves into this PNG")
     args = parser.parse_args(argv)
     start = time.perf_counter()
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory already
@@ -182,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     print(f"\n{args.patients:,} members and {args.held_out:,} held-out patients in {seconds:.0f} s")
     if monitor.report is not None:
         print(f"\n{monitor.report.verdict()}\n\n{curve_table(monitor.report)}")
-    print(f"\nThe page: {monitor.dirpath}/report.html\nLogs: tensorboard --logdir {args.out}")
+        if args.picture is not None:
+            save_png(monitor.report, args.picture)
+    print(f"\nThe page: {monitor.dirpath}/watch.html\nLogs: tensorboard --logdir {args.out}")
     return monitor
 
 

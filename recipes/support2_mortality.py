@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
 
     if monitor.report is not None:
         print(f"\n{monitor.report.verdict()}\n\n{curve_table(monitor.report)}")
-    print(f"\nThe page: {monitor.dirpath}/report.html")
+    print(f"\nThe page: {monitor.dirpath}/watch.html")
     return monitor
 
 
