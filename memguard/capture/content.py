@@ -1,0 +1,78 @@
+"""What a batch says about its records, in the model's own terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memguard.capture.layout import is_integer, tensors_in
+from memguard.capture.losses import CapturedLoss
+
+__all__ = ["batch_content"]
+
+_WIDEST = 4096
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) -> dict[str, _Array]:
+    """The records of a batch as codes, or as features and a label.
+
+    For a sequence loss the captured targets *are* the record's codes, in the vocabulary that the model predicts.
+    For a classifier the features are every other number in the batch that has one row per record.
+
+    Args:
+        batch: The batch as the step received it.
+        captured: Its captured loss.
+        widest: Features beyond this many columns are left out, in the order of the batch.
+
+    Returns:
+        ``{"codes": int32 (B, T), "mask": bool (B, T)}`` or
+        ``{"x": float32 (B, d), "y": float64 (B,) or (B, c)}``; ``y`` is absent if the targets are unknown.
+
+    Example:
+        >>> import torch
+        >>> y = torch.tensor([1, 0])
+        >>> captured = CapturedLoss(loss=torch.zeros(2), tokens=torch.ones(2), targets=y, route="")
+        >>> content = batch_content((torch.tensor([[0.5], [2.0]]), y), captured)
+        >>> content["x"].tolist(), content["y"].tolist()
+        ([[0.5], [2.0]], [1.0, 0.0])
+    """
+    targets = captured.targets
+    if captured.unit == "nats/token" and targets is not None and targets.dim() >= 2 and is_integer(targets):
+        mask = captured.mask if captured.mask is not None else torch.ones_like(targets, dtype=torch.bool)
+        flat, keep = targets.flatten(1), mask.flatten(1)
+        codes = torch.where(keep, flat, torch.zeros_like(flat))
+        return {"codes": _cpu(codes).astype(np.int32), "mask": _cpu(keep)}
+    size = len(captured.loss)
+    columns, width = [], 0
+    for _, tensor in tensors_in(batch):
+        if tensor.dim() == 0 or tensor.shape[0] != size or tensor.is_complex():
+            continue
+        if targets is not None and _same(tensor, targets):
+            continue
+        part = tensor.detach().reshape(size, -1)[:, : widest - width]
+        columns.append(_cpu(part.to(torch.float32)))
+        width += part.shape[1]
+        if width >= widest:
+            break
+    content = {"x": np.concatenate(columns, axis=1) if columns else np.empty((size, 0), dtype=np.float32)}
+    if targets is not None and targets.shape[:1] == (size,):
+        content["y"] = _cpu(targets.to(torch.float64))
+    return content
+
+
+def _same(tensor: Tensor, targets: Tensor) -> bool:
+    """Whether a tensor of the batch is the label, whatever its dtype and trailing dimensions."""
+    if tensor is targets:
+        return True
+    if tensor.numel() != targets.numel() or tensor.device != targets.device:
+        return False
+    return bool((tensor.reshape(-1).to(torch.float64) == targets.reshape(-1).to(torch.float64)).all())
+
+
+def _cpu(tensor: Tensor) -> _Array:
+    array: _Array = tensor.detach().cpu().numpy().copy()
+    return array

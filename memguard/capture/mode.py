@@ -1,0 +1,196 @@
+"""Listen to the loss functions that a step calls, without changing what they return.
+
+The handler only runs the call as it was written and notes its per-element values. Everything else (which call is
+the step's loss, whose value is whose) is decided after the step, in :mod:`memguard.capture.losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["LIKELIHOODS", "LossCall", "LossCapture"]
+
+_CLASSES = ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction")
+_PLAIN = ("input", "target", "size_average", "reduce", "reduction")
+# Positional names, in the order of the signatures in torch.nn.functional.
+_SIGNATURES: dict[Callable[..., Any], tuple[str, ...]] = {
+    F.cross_entropy: (*_CLASSES, "label_smoothing"),
+    F.nll_loss: _CLASSES,
+    F.binary_cross_entropy: ("input", "target", "weight", "size_average", "reduce", "reduction"),
+    F.binary_cross_entropy_with_logits: (
+        "input", "target", "weight", "size_average", "reduce", "reduction", "pos_weight",
+    ),
+    F.mse_loss: (*_PLAIN, "weight"),
+    F.l1_loss: (*_PLAIN, "weight"),
+    F.smooth_l1_loss: (*_PLAIN, "beta"),
+    F.huber_loss: ("input", "target", "reduction", "delta", "weight"),
+    F.gaussian_nll_loss: ("input", "target", "var", "full", "eps", "reduction"),
+    F.poisson_nll_loss: (
+        "input", "target", "log_input", "full", "size_average", "eps", "reduce", "reduction",
+    ),
+    F.kl_div: (*_PLAIN, "log_target"),
+}  # fmt: skip
+_LOSSES = frozenset(_SIGNATURES)
+
+LIKELIHOODS = frozenset(
+    {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+     "gaussian_nll_loss", "poisson_nll_loss", "kl_div"}
+)  # fmt: skip
+"""Loss functions whose values are nats; the others (squared error, ...) are in the loss's own unit."""
+
+
+@dataclass(slots=True, eq=False)
+class LossCall:
+    """One call of a loss function, as the step made it.
+
+    Attributes:
+        name: Name in ``torch.nn.functional``.
+        result: What the user received, the same object.
+        elements: The values before reduction, detached; ``None`` if they could not be taken.
+        input: First argument.
+        target: Second argument.
+        reduction: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``, as the user asked.
+        weight: Class weights of cross entropy and NLL; ``None`` otherwise.
+        ignore_index: Target value that is left out, for cross entropy and NLL.
+        escaped: Whether the values belong to an outer ``torch.func`` transform and mean nothing outside it.
+
+    Example:
+        >>> import torch
+        >>> with LossCapture() as seen:
+        ...     loss = torch.nn.functional.mse_loss(torch.ones(3), torch.zeros(3))
+        >>> seen.calls[0].name, seen.calls[0].elements.tolist()
+        ('mse_loss', [1.0, 1.0, 1.0])
+    """
+
+    name: str
+    result: Tensor
+    elements: Tensor | None
+    input: Tensor
+    target: Tensor
+    reduction: str
+    weight: Tensor | None = None
+    ignore_index: int | None = None
+    escaped: bool = False
+
+    @property
+    def signature(self) -> tuple[str, str]:
+        """Function and reduction: enough to find the same loss again in another step."""
+        return self.name, self.reduction
+
+
+class LossCapture(TorchFunctionMode):
+    """Notes every call of a loss function made while it is entered; the caller's result is untouched.
+
+    Attributes:
+        calls: The calls, in order. Each holds a reference to its tensors: clear the list when the step is done.
+
+    Example:
+        >>> import torch
+        >>> logits, y = torch.zeros(4, 2), torch.tensor([0, 1, 1, 0])
+        >>> with LossCapture() as seen:
+        ...     loss = torch.nn.CrossEntropyLoss()(logits, y)
+        >>> [(call.name, tuple(call.elements.shape)) for call in seen.calls]
+        [('cross_entropy', (4,))]
+        >>> seen.calls[0].result is loss
+        True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[LossCall] = []
+
+    def __torch_function__(  # noqa: D105
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func not in _LOSSES:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        named = dict(zip(_SIGNATURES[func], args, strict=False))
+        named.update(kwargs)
+        self.calls.append(_note(func, result, named))
+        return result
+
+
+def _note(func: Callable[..., Any], result: Tensor, named: dict[str, Any]) -> LossCall:
+    reduction = named.get("reduction", "mean")
+    if named.get("size_average") is not None or named.get("reduce") is not None:
+        reduction = _legacy(named.get("size_average"), named.get("reduce"))
+        named["size_average"] = named["reduce"] = None
+    by_class = func is F.cross_entropy or func is F.nll_loss
+    call = LossCall(
+        name=func.__name__,
+        result=result,
+        elements=None,
+        input=named["input"],
+        target=named["target"],
+        reduction=reduction,
+        weight=named.get("weight") if by_class else None,
+        ignore_index=named.get("ignore_index", -100) if by_class else None,
+    )
+    if torch.compiler.is_compiling():
+        call.elements = _elements(func, result, named, reduction)
+        return call
+    if is_functorch_wrapped_tensor(result):
+        call.escaped = True
+        return call
+    call.elements = _from_graph(func, result, named) if reduction != "none" else None
+    if call.elements is None:
+        call.elements = _elements(func, result, named, reduction)
+    return call
+
+
+def _elements(func: Callable[..., Any], result: Tensor, named: dict[str, Any], reduction: str) -> Tensor:
+    if reduction == "none":
+        return result.detach()
+    named["reduction"] = "none"
+    with torch.no_grad():
+        elements: Tensor = func(**named)
+    return elements.detach()
+
+
+def _from_graph(func: Callable[..., Any], result: Tensor, named: dict[str, Any]) -> Tensor | None:
+    """Cross entropy's log-probabilities lie in its own graph already: read them, save a second log-softmax.
+
+    Autograd keeps the input of ``nll_loss`` until the backward pass. The values are the same bits as a second
+    call would give (tested), at the price of a gather instead of a pass over the whole vocabulary.
+    """
+    if func is not F.cross_entropy or named.get("label_smoothing", 0.0) != 0.0:
+        return None
+    node = result.grad_fn
+    if type(node).__name__ not in ("NllLossBackward0", "NllLoss2DBackward0"):
+        return None
+    log_p, target = getattr(node, "_saved_self", None), named["target"]
+    if log_p is None or target.is_floating_point():
+        return None
+    with torch.no_grad():
+        if log_p.dim() == 4:  # nll_loss2d sees (B, V, 1, T)
+            where = target.reshape(log_p.shape[0], *log_p.shape[2:])
+        else:
+            where = target
+        if where.dim() == 0 or log_p.shape[0] != where.shape[0]:
+            return None
+        values = F.nll_loss(
+            log_p, where, weight=named.get("weight"), ignore_index=named.get("ignore_index", -100),
+            reduction="none",
+        )  # fmt: skip
+        return values.reshape(target.shape)
+
+
+def _legacy(size_average: bool | None, reduce: bool | None) -> str:
+    """The old arguments ``size_average`` and ``reduce`` in today's words."""
+    if reduce is False:
+        return "none"
+    return "sum" if size_average is False else "mean"

@@ -1,0 +1,171 @@
+"""Listen to the training and validation steps of a run, and evaluate records outside them.
+
+:class:`StepCapture` shadows ``trainer.strategy.training_step`` and ``.validation_step`` on the instance, so that a
+``with`` block surrounds exactly the user's step: under DDP, LBFGS, manual optimization, and when it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from memguard.capture.evaluation import PerRecordLoss, evaluate, override_of, run_override
+from memguard.capture.ids import IndexTracker, Positions, Stage
+from memguard.capture.layout import LayoutMemory
+from memguard.capture.losses import CapturedLoss, LossCapture, attribute, loss_of
+from memguard.errors import AmbiguousLossError, MemguardError
+
+__all__ = ["StepCapture", "evaluate"]
+
+
+class StepCapture:
+    """Keeps the loss and the positions of the records of the last step.
+
+    Args:
+        tracker: Tells the positions.
+        per_record_loss: ``(module, batch) -> (B,)`` losses; replaces listening. A module method of that name is
+            found by itself.
+
+    Attributes:
+        last_train: ``(positions, captured, batch)`` of the last training step; None if it gave nothing.
+        last_val: The same for each validation loader.
+        accepted: Signature of the call that was accepted as training loss.
+        problem: What went wrong in the last step, for the owner to raise or to report.
+    """
+
+    def __init__(self, tracker: IndexTracker, *, per_record_loss: PerRecordLoss | None = None) -> None:
+        self.tracker = tracker
+        self.per_record_loss = per_record_loss
+        self.memory = LayoutMemory()
+        self.accepted: tuple[str, str] | None = None
+        self.last_train: tuple[Positions, CapturedLoss, Any] | None = None
+        self.last_val: dict[int, tuple[Positions, CapturedLoss, Any]] = {}
+        self.problem: MemguardError | None = None
+        self.on_problem: Callable[[MemguardError, Stage], None] = _raise
+        self.enabled: dict[Stage, bool] = {"train": True, "val": True}
+        self._trainer: Any = None
+        self._module: Any = None
+        self._undo: list[Callable[[], None]] = []
+        self._last_arrival = -1
+
+    def install(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to listen; call in ``setup("fit")``. A second call starts afresh."""
+        self.restore()
+        self._trainer, self._module = trainer, pl_module
+        strategy = trainer.strategy
+        train, val = strategy.training_step, strategy.validation_step
+
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            return self._train(train, args, kwargs)
+
+        def validation_step(*args: Any, **kwargs: Any) -> Any:
+            return self._val(val, args, kwargs)
+
+        for name, replacement in (("training_step", training_step), ("validation_step", validation_step)):
+            self._shadow(strategy, name, replacement)
+
+    def restore(self) -> None:
+        """Give the strategy its methods back: idempotent, for ``teardown`` and ``on_exception``."""
+        while self._undo:
+            self._undo.pop()()
+        self._trainer = self._module = None
+        self.last_train = None
+        self.last_val.clear()
+        self._last_arrival = -1
+
+    def _shadow(self, owner: Any, name: str, replacement: Any) -> None:
+        had, before = name in owner.__dict__, owner.__dict__.get(name)
+        setattr(owner, name, replacement)
+
+        def undo() -> None:
+            if owner.__dict__.get(name) is replacement:
+                if had:
+                    setattr(owner, name, before)
+                else:
+                    delattr(owner, name)
+
+        self._undo.append(undo)
+
+    # -- the two steps ------------------------------------------------------------------------------------------
+
+    def _train(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arrival = self.tracker.arrivals
+        again = arrival == self._last_arrival  # LBFGS evaluates one batch several times; the first one counts
+        if again or not self.enabled["train"]:
+            return step(*args, **kwargs)
+        self._last_arrival = arrival
+        self.last_train = None
+        with LossCapture() as seen:
+            returned = step(*args, **kwargs)
+        batch = args[0] if args else next(iter(kwargs.values()), None)
+        like = None
+        if loss_of(returned) is None:
+            if not self._manual():
+                return returned  # the step skipped this batch
+            like = self.accepted
+        self.last_train = self._settle(seen, returned, batch, "train", 0, like)
+        if self.last_train is not None:
+            self.accepted = self.last_train[1].signature or self.accepted
+        return returned
+
+    def _val(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        trainer = self._trainer
+        if not self.enabled["val"] or trainer is None or trainer.sanity_checking or not _fitting(trainer):
+            return step(*args, **kwargs)
+        with LossCapture() as seen:
+            returned = step(*args, **kwargs)
+        dataloader_idx = args[2] if len(args) > 2 and isinstance(args[2], int) else 0
+        self.last_val.pop(dataloader_idx, None)
+        found = self._settle(seen, returned, args[0] if args else None, "val", dataloader_idx, self.accepted)
+        if found is not None:
+            self.last_val[dataloader_idx] = found
+        return returned
+
+    def _settle(
+        self,
+        seen: LossCapture,
+        returned: Any,
+        batch: Any,
+        stage: Stage,
+        dataloader_idx: int,
+        like: tuple[str, str] | None,
+    ) -> tuple[Positions, CapturedLoss, Any] | None:
+        try:
+            positions = self.tracker.positions(batch, stage=stage, dataloader_idx=dataloader_idx)
+            override = override_of(self._module, self.per_record_loss)
+            if override is not None:
+                captured = run_override(override, self._module, batch, len(positions))
+            else:
+                captured = attribute(
+                    _wanted(seen, returned, stage), returned, len(positions), like=like, batch=batch,
+                    memory=self.memory,
+                )  # fmt: skip
+            return positions, captured, batch
+        except MemguardError as problem:
+            self.problem = problem
+            self.on_problem(problem, stage)
+            return None
+        finally:
+            seen.calls.clear()
+
+    def _manual(self) -> bool:
+        return not getattr(self._module, "automatic_optimization", True)
+
+
+def _wanted(seen: LossCapture, returned: Any, stage: Stage) -> list[Any]:
+    """Where a training step returns nothing (manual optimization), only calls with a gradient can be its loss."""
+    if stage == "train" and loss_of(returned) is None:
+        return [call for call in seen.calls if isinstance(call.result, Tensor) and call.result.requires_grad]
+    return list(seen.calls)
+
+
+def _fitting(trainer: Any) -> bool:
+    return getattr(trainer.state.fn, "value", trainer.state.fn) == "fit"
+
+
+def _raise(problem: MemguardError, stage: Stage) -> None:
+    if isinstance(problem, AmbiguousLossError) and stage == "val":
+        return
+    raise problem
