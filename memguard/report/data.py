@@ -91,6 +91,7 @@ class WatchReport:
         model: One line about the model.
         dataset: One line or a fingerprint.
         roc: False- and true-positive rates at the last look, thinned; empty when not kept.
+        hashed_ids: Whether the ids in the flags are keyed hashes.
         min_cell: Counts of people from 1 to this minus one are shown as "<min_cell".
 
     Example:
@@ -127,6 +128,7 @@ class WatchReport:
     model: str = ""
     dataset: str = ""
     roc: Sequence[tuple[float, float]] = ()
+    hashed_ids: bool = True
     min_cell: int = MIN_CELL
 
     def __post_init__(self) -> None:

@@ -54,12 +54,12 @@ def curve_figure(report: WatchReport, colors: Mapping[str, str] = LIGHT) -> Figu
     from matplotlib.figure import Figure
 
     with _style(colors):
-        figure = Figure(figsize=(8.4, 4.9))
+        figure = Figure(figsize=(9.2, 4.5))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.15])
         _losses(above, report, colors)
         _leakage(below, report, colors)
         _best_line(above, below, report, colors)
-        figure.subplots_adjust(left=0.075, right=0.875, top=0.945, bottom=0.1, hspace=0.16)
+        figure.subplots_adjust(left=0.045, right=0.905, top=0.94, bottom=0.105, hspace=0.24)
     return figure
 
 
@@ -100,8 +100,8 @@ def summary_figure(report: WatchReport, colors: Mapping[str, str] = LIGHT) -> Fi
 
     with _style(colors):
         figure = Figure(figsize=(11.6, 4.6), facecolor=colors["paper"])
-        left = figure.add_gridspec(2, 1, left=0.05, right=0.56, top=0.94, bottom=0.11, hspace=0.17)
-        right = figure.add_gridspec(1, 1, left=0.71, right=0.985, top=0.94, bottom=0.11)
+        left = figure.add_gridspec(2, 1, left=0.05, right=0.56, top=0.94, bottom=0.11, hspace=0.22)
+        right = figure.add_gridspec(1, 1, left=0.7, right=0.99, top=0.94, bottom=0.11)
         above = figure.add_subplot(left[0])
         below = figure.add_subplot(left[1], sharex=above)
         above.tick_params(labelbottom=False)
@@ -165,8 +165,8 @@ def to_svg(make: str, report: WatchReport, *, title: str, description: str) -> s
         >>> from memguard.report.data import WatchReport
         >>> report = WatchReport(version="0", created="2026-01-01", unit="patient", patients_source="index",
         ...     n_members=9, n_held_out=9, flag_rate=.1, curve=[])
-        >>> to_svg("rates", report, title="Rates", description="None.")[:23]
-        '<svg class="figure" rol'
+        >>> to_svg("rates", report, title="Rates", description="None.")[:24]
+        '<svg class="figure rates'
     """
     draw = {"curve": curve_figure, "rates": rates_figure}[make]
     buffer = io.StringIO()
@@ -189,7 +189,7 @@ def _inline(svg: str, name: str, title: str, description: str) -> str:
         svg = svg.replace(color, f"var(--{key})")
     box = re.search(r'viewBox="[^"]+"', svg)
     head = (
-        f'<svg class="figure" role="img" aria-labelledby="{name}-title {name}-text" '
+        f'<svg class="figure {name}" role="img" aria-labelledby="{name}-title {name}-text" '
         f"{box.group() if box else ''}>"
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-text">{escape(description)}</desc>'
     )
@@ -322,6 +322,23 @@ def _best_line(above: Axes, below: Axes, report: WatchReport, colors: Mapping[st
         va="top",
         color=colors["ink"],
     )
+    best = report.best
+    if (
+        best is not None
+        and best is not report.last
+        and best.auc is not None
+        and math.isfinite(best.auc.value)
+    ):
+        below.annotate(
+            f"AUC {share(best.auc.value)}",
+            (best.epoch, best.auc.value),
+            xytext=(-8 if late else 8, 9 if late else -10),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            va="center",
+            color=colors["leak"],
+            fontweight="bold",
+        )
 
 
 def _rates(axes: Axes, report: WatchReport, colors: Mapping[str, str]) -> None:
@@ -334,7 +351,7 @@ def _rates(axes: Axes, report: WatchReport, colors: Mapping[str, str]) -> None:
     last, best = report.last, report.best
     looks = [(last, colors["leak"], "D", "epoch {:g}")]
     if best is not None and last is not None and best.epoch != last.epoch:
-        looks.append((best, colors["held"], "o", "epoch {:g} (best)"))
+        looks.append((best, colors["held"], "o", "epoch {:g}, best held-out"))
     rates = [fpr for look, *_ in looks if look is not None for fpr in look.tpr if fpr > 0]
     floor = min([1e-3, *(rate / 2 for rate in rates)])
     roc = [(f, t) for f, t in report.roc if f >= floor and t >= floor]
@@ -346,30 +363,22 @@ def _rates(axes: Axes, report: WatchReport, colors: Mapping[str, str]) -> None:
             linewidth=1.6,
             drawstyle="steps-post",
         )
-    axes.plot([floor, 1], [floor, 1], color=colors["muted"], linewidth=1.2, linestyle=(0, (1.2, 2)))
-    axes.annotate("chance", (0.35, 0.35), xytext=(5, -9), textcoords="offset points", color=colors["muted"])
+    axes.plot(
+        [floor, 1], [floor, 1], color=colors["muted"], linewidth=1.2, linestyle=(0, (1.2, 2)), label="chance"
+    )
     for look, color, marker, label in looks:
         if look is None:
             continue
-        shown = [
-            (fpr, look.tpr[fpr]) for fpr in sorted(look.tpr) if fpr > 0 and math.isfinite(look.tpr[fpr].value)
-        ]
-        if not shown:
+        kept = [(fpr, look.tpr[fpr]) for fpr in sorted(look.tpr) if fpr > 0]
+        kept = [(fpr, tpr) for fpr, tpr in kept if math.isfinite(tpr.value)]
+        if not kept:
             continue
-        x = [fpr for fpr, _ in shown]
-        y = [max(tpr.value, floor) for _, tpr in shown]
-        for fpr, tpr in shown:
+        for fpr, tpr in kept:
             axes.plot([fpr, fpr], [max(tpr.low, floor), max(tpr.high, floor)], color=color, linewidth=1.6)
-        axes.plot(x, y, color=color, marker=marker, ms=5, linewidth=1.2)
-        axes.annotate(
-            label.format(look.epoch),
-            (x[-1], y[-1]),
-            xytext=(7, 0),
-            textcoords="offset points",
-            color=color,
-            fontweight="bold",
-            va="center",
-        )
+        x, y = [fpr for fpr, _ in kept], [max(tpr.value, floor) for _, tpr in kept]
+        axes.plot(x, y, color=color, marker=marker, ms=5.5, linewidth=1.2, label=label.format(look.epoch))
+    # Below the line of chance nothing is ever drawn that matters: the names go there.
+    axes.legend(loc="lower right", frameon=False, labelcolor="linecolor", handlelength=1.6)
     axes.set_xlim(floor, 1)
     axes.set_ylim(floor, 1.25)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -55,8 +55,18 @@ def render_page(report: WatchReport, flags: pl.DataFrame | None = None, *, top: 
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_keep_together,
     )
     return environment.get_template("watch.html.j2").render(_context(report, flags, top))
+
+
+def _keep_together(value: Any) -> Any:
+    """No line break inside ``10 %`` or an interval; markup stays as it is."""
+    if type(value) is not str:
+        return value
+    for loose in (" %", ", .", ": ."):
+        value = value.replace(loose, loose.replace(" ", "\u00a0"))
+    return value
 
 
 def write_report(
@@ -123,6 +133,7 @@ def _context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> dict[
         ),
         "fprs": _fprs(report),
         "looks": _looks(report),
+        "varies": _varies(report),
         "n_looks": len(report.curve),
         "rows": None if shown is None else flag_rows(shown, report.min_cell),
         "n_flagged": cell(report.flagged_patients, report.min_cell),
@@ -151,7 +162,7 @@ def _tiles(report: WatchReport) -> list[dict[str, str]]:
         tpr, rate = last.tpr[fpr], percent(fpr, _digits(fpr))
         tiles.append(
             {
-                "label": f"Members found at {rate} false alarms",
+                "label": f"Found at {rate} false alarms",
                 "value": percent(tpr.value, 1 if tpr.value < 0.1 else 0),
                 "note": f"{percent(tpr.low, 1)} to {percent(tpr.high, 1)}, chance {rate}",
             }
@@ -190,6 +201,13 @@ def _fprs(report: WatchReport) -> list[float]:
 def _looks(report: WatchReport) -> list[dict[str, Any]]:
     best = [i for i, point in enumerate(report.curve) if point is report.best]
     return [_look(point, report) for point in thin(report.curve, _MOST_LOOKS, best)]
+
+
+def _varies(report: WatchReport) -> dict[str, bool]:
+    """Columns that are worth their room; what never changes stands under "How this was made"."""
+    blind = {p.blind_auc.value for p in report.curve if p.blind_auc is not None}
+    covered = [p.coverage for p in report.curve if p.coverage is not None]
+    return {"blind": len(blind) > 1, "coverage": any(one < 0.995 for one in covered)}
 
 
 def _look(point: CurvePoint, report: WatchReport) -> dict[str, Any]:
@@ -255,6 +273,7 @@ def _facts(report: WatchReport) -> list[tuple[str, str]]:
         ("Coverage", f"{percent(last.coverage)} of the training records seen at least once" if last else ""),
         ("Surrogate fit", f"r = {share(last.surrogate_fit)} on held-out {report.unit}s" if last else ""),
         ("AUC interval", f"{last.auc.method}, n = {count(last.auc.n)}" if last and last.auc else ""),
+        ("Blind baseline", f"AUC {estimate(last.blind_auc)}" if last and last.blind_auc else ""),
         ("Probing", _cost(report.curve)),
         ("Seeds", _pairs(report.seeds)),
         ("Versions", _pairs(report.versions)),

@@ -99,17 +99,17 @@ def _timing(report: WatchReport) -> str:
     first, best, last = report.first_above_chance, report.best, report.last
     if best is None or last is None:
         return ""
-    held = f"The held-out loss is lowest at epoch {best.epoch:g}"
-    if best.auc is not None and best.epoch != last.epoch:
-        held += f", where the AUC is {estimate(best.auc)}"
+    known = best.auc is not None and best is not last
+    there = f", where the AUC is {estimate(best.auc)}" if known else ""
     if first is None:
-        return f"{held}."
+        return f"The held-out loss is lowest at epoch {best.epoch:g}{there}."
     gap = best.epoch - first.epoch
     epochs = "epoch" if abs(gap) == 1 else "epochs"
-    when = (
-        "at that same epoch" if gap == 0 else f"{abs(gap):g} {epochs} {'before' if gap > 0 else 'after'} it"
+    when = f"{abs(gap):g} {epochs} {'later' if gap > 0 else 'earlier'}, at epoch {best.epoch:g}"
+    return (
+        f"The AUC interval lies above chance from epoch {first.epoch:g} on; the held-out loss is lowest "
+        f"{when if gap else 'at that same epoch'}{there}."
     )
-    return f"{held}; the AUC interval stays above chance from epoch {first.epoch:g} on, {when}."
 
 
 def _unit(report: WatchReport) -> tuple[str, ...]:

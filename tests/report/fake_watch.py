@@ -18,7 +18,7 @@ def about(
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=n, method=method)
 
 
-def point(epoch: int, **changes: object) -> CurvePoint:
+def point(epoch: int, /, **changes: object) -> CurvePoint:
     wobble = 0.012 * math.sin(2.1 * epoch)
     train = 1.35 + 2.6 * math.exp(-epoch / 7.0)
     held = 2.02 + 1.7 * math.exp(-epoch / 3.2) + 0.0011 * max(0.0, epoch - 8) ** 1.8 + wobble
@@ -43,7 +43,7 @@ def point(epoch: int, **changes: object) -> CurvePoint:
         "surrogate_fit": 0.962 - 0.002 * epoch,
         "flagged_patients": flagged,
         "memorized_share": about(min(0.95, 1.05 * (auc - 0.5)), 0.04),
-        "blind_auc": about(0.503, 0.018),
+        "blind_auc": about(0.503, 0.018, method="logistic regression on code counts"),
         "probe_seconds": 0.19,
         "train_seconds": 6.1,
     }

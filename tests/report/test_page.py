@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import re
+import stat
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from fake_watch import about, flags, point, report
+
+from memguard.errors import DataError, MemguardWarning
+from memguard.report import render_page, write_report
+from memguard.report.data import WatchReport
+from memguard.report.flags import FLAG_COLUMNS, empty_flags
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+CASES = {
+    "leaks": (report(), flags()),
+    "nobody flagged": (report(flagged_patients=0, flagged_identifiable=0), flags(flagged=0, identifiable=0)),
+    "aggregates only": (report(), None),
+    "nothing measured": (report(curve=[], notes=["no held-out data"]), None),
+    "one look": (report(curve=[point(1)]), flags(50, 3, 1)),
+    "records": (report(unit="record", hashed_ids=False), flags(50, 9, 2)),
+    "no numbers": (
+        report(curve=[point(1, auc=None, tpr={}, blind_auc=None, held_out_loss=None)]),
+        empty_flags(),
+    ),
+    "blind": (report(curve=[point(5, blind_auc=about(0.7, 0.02)), point(6)]), None),
+    "zero rates": (report(curve=[point(2, tpr={0.1: about(0.0, 0.01), 0.01: about(float("nan"), 0)})]), None),
+    "fractions": (report(curve=[point(1, epoch=0.25 * i, coverage=0.25 * i) for i in range(4)]), None),
+}
+
+
+class Outline(HTMLParser):
+    """What matters of a page: are tags closed, are ids unique, where does it point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.ids, self.links, self.tags, self.text = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [
+            value for name, value in attrs if name in ("href", "src", "xlink:href", "action", "srcset")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+
+def outline(page: str) -> Outline:
+    one = Outline()
+    one.feed(page)
+    one.close()
+    assert one.open == []
+    return one
+
+
+@pytest.fixture(scope="module", params=CASES)
+def page(request):
+    return render_page(*CASES[request.param])
+
+
+def test_well_formed_and_self_contained(page):
+    seen = outline(page)
+    assert len(seen.ids) == len(set(seen.ids))
+    assert all(link.startswith("#") for link in seen.links)
+    assert {link[1:] for link in seen.links} <= set(seen.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(seen.ids)
+    assert "http" not in page
+    assert "@import" not in page
+    assert "<script" not in page
+    assert len(page.encode()) < 600_000
+    used = {ref for _, attrs in seen.tags for ref in (attrs.get("aria-labelledby") or "").split()}
+    assert used <= set(seen.ids)
+
+
+def test_words(page):
+    text = " ".join(outline(page).text)
+    assert not re.search(r"anonym|\bsafe|complian", text, re.IGNORECASE)
+    assert "None" not in text
+    assert not re.search(r"\bnan\b", text)
+    assert "#0102" not in page  # a stand-in colour that was not replaced
+
+
+def test_tables_have_headers_and_figures_a_name(page):
+    seen = outline(page)
+    assert all("scope" in attrs for tag, attrs in seen.tags if tag == "th")
+    figures = [attrs for tag, attrs in seen.tags if tag == "svg"]
+    assert len(figures) == 2
+    assert all(attrs["role"] == "img" and attrs["aria-labelledby"] for attrs in figures)
+    assert page.count("<table>") == page.count("<caption>")
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_rows_identifiable_first_then_by_severity():
+    frame = flags()
+    page = render_page(report(), frame)
+    shown = re.findall(r'class="start id">([0-9a-f]+)<', page)
+    chosen = frame.filter("flagged").sort("identifiable", "severity", descending=True).head(50)
+    assert shown == chosen["patient"].to_list()
+    assert page.count('<span class="tag">yes</span>') == 31
+    assert re.findall(r'class="start id">([0-9a-f]+)<', render_page(report(), frame, top=3)) == shown[:3]
+
+
+def test_aggregates_only_has_no_patient():
+    page = render_page(report())
+    assert not any(one in page for one in flags()["patient"].to_list())
+    assert "Private" not in page
+
+
+def test_small_cells_of_people_are_suppressed():
+    frame = flags().with_columns(rarest_code_patients=pl.lit(3), equivalence_class=pl.lit(4))
+    page = render_page(report(curve=[point(3, flagged_patients=2)]), frame, top=1)
+    row = page[page.index('class="start id"') :]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", row[: row.index("</tr>")])
+    assert cells.count("&lt;5") == 2
+    assert "<td>2</td>" not in page[page.index("The curve in numbers") :]
+
+
+def test_what_users_named_is_escaped():
+    frame = flags(9, 3, 1).with_columns(patient=pl.lit("<b>x</b>"))
+    page = render_page(report(model="<script>alert(1)</script>", notes=["<img src=x>"]), frame)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "<b>" not in page
+
+
+def test_long_runs_are_thinned_and_small():
+    long = report(curve=[point(min(e, 60), epoch=e) for e in range(1, 2001)])
+    page = render_page(long, flags())
+    assert len(page.encode()) < 600_000
+    assert "120 of 2000 looks" in page
+
+
+def test_same_report_same_page():
+    assert render_page(*CASES["leaks"]) == render_page(*CASES["leaks"])
+
+
+def test_svg_is_xml():
+    for svg in re.findall(r"<svg.*?</svg>", render_page(report()), flags=re.DOTALL):
+        ET.fromstring(svg)
+
+
+def test_writes_three_private_files(tmp_path):
+    written = write_report(report(), flags(), tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "flags.parquet",
+        "report.json",
+        "watch.html",
+    ]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in written.values())
+    assert WatchReport.from_json(written["json"].read_text()) == report()
+    assert pl.read_parquet(written["flags"]).columns == list(FLAG_COLUMNS)
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_without_the_extra_json_and_parquet_are_written(tmp_path, monkeypatch, missing):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.split(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {missing!r}")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.warns(MemguardWarning, match=r"pip install memguard-ehr\[report\]"):
+        written = write_report(report(), flags(), tmp_path)
+    assert sorted(written) == ["flags", "json"]
+
+
+def test_a_full_disk_costs_files_not_the_training(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.warns(MemguardWarning, match="No space left") as seen:
+        assert write_report(report(), flags(), tmp_path) == {}
+    assert len(seen) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_in_the_page_costs_the_page(tmp_path):
+    with pytest.warns(MemguardWarning, match="without the columns q"):
+        written = write_report(report(), flags().drop("q"), tmp_path)
+    assert sorted(written) == ["flags", "json"]
+    with pytest.raises(DataError):
+        render_page(report(), flags().with_columns(rank=pl.lit("first")))
