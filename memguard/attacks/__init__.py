@@ -1,1 +1,45 @@
+"""Pure arithmetic: arrays in, numbers with intervals out. No torch, no Lightning, no files."""
 
+from __future__ import annotations
+
+from memguard.attacks.aggregate import PatientTotals, by_patient
+from memguard.attacks.conformal import (
+    adjusted_p,
+    benjamini_hochberg,
+    conformal_p_values,
+    storey_share,
+)
+from memguard.attacks.estimate import Estimate
+from memguard.attacks.membership import (
+    Roc,
+    auc,
+    loss_gap,
+    required_held_out,
+    roc,
+    supported_fprs,
+    tpr_at_fpr,
+)
+from memguard.attacks.tail import TailPValues, tail_p_values
+from memguard.attacks.traces import best_minus_final, last_seen, lt_iqr
+
+__all__ = [
+    "Estimate",
+    "PatientTotals",
+    "Roc",
+    "TailPValues",
+    "adjusted_p",
+    "auc",
+    "benjamini_hochberg",
+    "best_minus_final",
+    "by_patient",
+    "conformal_p_values",
+    "last_seen",
+    "loss_gap",
+    "lt_iqr",
+    "required_held_out",
+    "roc",
+    "storey_share",
+    "supported_fprs",
+    "tail_p_values",
+    "tpr_at_fpr",
+]
