@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import memguard
 
 project = "memguard"
@@ -14,12 +17,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "sphinx_autodoc_typehints",
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "examples"]
-suppress_warnings = ["sphinx_autodoc_typehints.forward_reference", "sphinx_autodoc_typehints.guarded_import"]
 
 html_theme = "furo"
 html_title = "memguard"
@@ -31,4 +32,34 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Guarantees", "Logged metrics"]
 napoleon_use_ivar = True
-typehints_defaults = "braces-after"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+
+
+def _write_api() -> None:
+    """One page a room, from the modules that are there: no list to keep up to date."""
+    package, pages = Path(memguard.__file__).parent, Path(__file__).parent / "api"
+    pages.mkdir(exist_ok=True)
+    for old in pages.glob("*.md"):
+        old.unlink()
+    rooms = ["callbacks", "probes", "report", "references", "capture", "records", "attacks"]
+    front = [file for file in sorted(package.glob("*.py")) if not file.stem.startswith("_")]
+    groups = {room: sorted((package / room).glob("[!_]*.py")) for room in rooms} | {"front": front}
+    for room, files in groups.items():
+        about = package / room / "__init__.py" if room != "front" else package / "__init__.py"
+        lines = [f"# memguard.{room}" if room != "front" else "# memguard", ""]
+        lines += [ast.get_docstring(ast.parse(about.read_text(encoding="utf-8"))) or "", ""]
+        for file in files:
+            dotted = ".".join(file.relative_to(package.parent).with_suffix("").parts)
+            lines += [f"## {file.stem}", "", "```{eval-rst}", f".. automodule:: {dotted}", "```", ""]
+        (pages / f"{room}.md").write_text("\n".join(lines), encoding="utf-8")
+    entries = "\n".join(["front", *rooms])
+    intro = (
+        "From the docstrings. What `import memguard` offers is the stable part; the rooms below it are public too, "
+        "and may change between minor versions."
+    )
+    index = f"# API reference\n\n{intro}\n\n```{{toctree}}\n:maxdepth: 2\n\n{entries}\n```\n"
+    (pages / "index.md").write_text(index, encoding="utf-8")
+
+
+_write_api()
