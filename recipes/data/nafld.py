@@ -26,6 +26,8 @@ import polars as pl
 
 from memguard.errors import DataError, MemguardError
 from memguard.records.content import Ragged
+from memguard.records.meds import MedsDataset, read_meds
+from memguard.records.vocabulary import Vocabulary
 
 __all__ = ["COPIED_TESTS", "NafldSequences", "nafld_sequences", "write_nafld"]
 
@@ -56,12 +58,6 @@ _DESCRIPTIONS = {
     "SMOKING//1": "Smokes",
 }
 _INDEX_DATE = datetime(2000, 1, 1)  # MEDS times carry no zone; the source has days only
-_AGE_BANDS = np.array([30, 40, 50, 60, 70, 80, 90])
-_GAP_DAYS = np.array([7, 30, 90, 180, 365, 730, 1461])  # the first band begins at one day
-_DIAGNOSES = (
-    "MI", "afib", "ang/isc", "cardiac arrest", "diabetes",
-    "dyslipidemia", "heart failure", "htn", "nafld", "stroke",
-)  # fmt: skip
 
 
 def _frame(name: str) -> pl.DataFrame:
@@ -286,58 +282,25 @@ def nafld_sequences(
         DataError: More patients are asked for than there are.
     """
     root = Path(directory)
-    root = root if (root / "metadata" / "dataset.json").exists() else write_nafld(root)
-    events = pl.scan_parquet(root / "data" / "**" / "*.parquet").collect()
-    events = events.sort("subject_id", maintain_order=True)
-    birth = events.filter(pl.col("code") == "MEDS_BIRTH").select("subject_id", birth="time")
-    people = (
-        events.filter(pl.col("code").str.starts_with("GENDER//"))
-        .select("subject_id", male=pl.col("code") == "GENDER//M")
-        .join(birth, on="subject_id")
-        .select("subject_id", "male", age=_INDEX_DATE.year - pl.col("birth").dt.year())
+    dataset = read_meds(root if (root / "metadata" / "dataset.json").exists() else write_nafld(root))
+    codes = "^(DIAGNOSIS|LAB|SMOKING|GENDER)//|^VITAL//(dbp|sbp)$"
+    left_out = f"^({'|'.join(COPIED_TESTS)})$" if drop_copies else ""
+    # Which patients have enough events does not depend on the bins: one coarse pass finds them.
+    everyone = Vocabulary.fit(dataset, None, include=codes, exclude=left_out, n_bins=2)
+    ids = everyone.sequences(dataset, min_events=min_events).subject_ids
+    split = _choose(ids, dataset, seed, sizes)
+    ids, split = ids[split >= 0], split[split >= 0]
+    vocabulary = Vocabulary.fit(
+        dataset, None, subjects=ids[split == 0], include=codes, exclude=left_out, n_bins=n_bins
     )
-    tests = [code for code in sorted(_TESTS.values()) if not (drop_copies and code in COPIED_TESTS)]
-    categorical = [f"DIAGNOSIS//{name}" for name in _DIAGNOSES] + ["SMOKING//0", "SMOKING//1"]
-    events = events.filter(pl.col("code").is_in(tests + categorical))
-    counts = events.group_by("subject_id").len().filter(pl.col("len") >= min_events)
-    people = people.join(counts, on="subject_id").sort("subject_id")
-    split = _choose(people["subject_id"].to_numpy(), root, seed, sizes)
-    people = people.with_columns(split=pl.Series(split)).filter(pl.col("split") >= 0)
-    events = events.join(people.select("subject_id", "split"), on="subject_id", maintain_order="left")
-
-    names, first = (
-        ["PAD", *_bands("AGE", _AGE_BANDS), "GENDER//F", "GENDER//M", *_bands("GAP", _GAP_DAYS)],
-        {},
-    )
-    for code in categorical:
-        first[code] = len(names)
-        names.append(code)
-    value, train = events["numeric_value"].to_numpy(), events["split"].to_numpy() == 0
-    token = np.empty(len(events), np.int64)
-    code_of = events["code"]
-    for code in categorical:
-        token[(code_of == code).to_numpy()] = first[code]
-    for code in tests:
-        here = (code_of == code).to_numpy()
-        edges = np.quantile(value[here & train].astype(np.float64), np.arange(1, n_bins) / n_bins)
-        token[here] = len(names) + np.searchsorted(edges, value[here], side="right")
-        names.extend(f"{code}//Q{b + 1:02d}" for b in range(n_bins))
-
-    values, offsets = _lay_out(people, events, token, max_tokens)
+    found = vocabulary.sequences(dataset, subjects=ids, min_events=0, max_tokens=max_tokens)
     return NafldSequences(
-        tokens=Ragged(values, offsets),
-        patient_ids=people["subject_id"].to_numpy().astype(np.int64),
-        split=people["split"].to_numpy(),
-        vocabulary=tuple(names),
+        tokens=found.tokens, patient_ids=found.subject_ids, split=split, vocabulary=vocabulary.names
     )
-
-
-def _bands(name: str, edges: npt.NDArray[np.int64]) -> list[str]:
-    return [f"{name}//<{edges[0]}", *(f"{name}//{e}+" for e in edges)]
 
 
 def _choose(
-    ids: npt.NDArray[Any], root: Path, seed: int | None, sizes: tuple[int, int, int] | None
+    ids: npt.NDArray[np.int64], dataset: MedsDataset, seed: int | None, sizes: tuple[int, int, int] | None
 ) -> npt.NDArray[np.int64]:
     """Split number of each patient; -1 for those left out."""
     if sizes is not None and sum(sizes) > len(ids):
@@ -346,44 +309,12 @@ def _choose(
             "the splits would be smaller than stated",
             "lower sizes= or min_events=",
         )
-    if seed is None and sizes is None:
-        listed = pl.read_parquet(root / "metadata" / "subject_splits.parquet")
-        number = listed.select(
-            "subject_id", n=pl.col("split").replace_strict(dict(zip(SPLITS, range(3), strict=True)))
-        )
-        joined = pl.DataFrame({"subject_id": ids}).join(number, on="subject_id", maintain_order="left")
-        return joined["n"].to_numpy().astype(np.int64)
-    if sizes is None:
-        return _split(ids, seed or 0, (0.8, 0.1, 0.1))
-    order = np.random.default_rng(seed or 0).permutation(len(ids))
-    split = np.full(len(ids), -1, np.int64)
-    split[order[: sum(sizes)]] = np.repeat(np.arange(3), sizes)
-    return split
-
-
-def _lay_out(
-    people: pl.DataFrame, events: pl.DataFrame, token: npt.NDArray[np.int64], max_tokens: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Age, sex and events of all patients in one array, a gap token where days have passed."""
-    ids = people["subject_id"].to_numpy()
-    owner = np.searchsorted(ids, events["subject_id"].to_numpy())
-    day = (events["time"].to_numpy() - np.datetime64(_INDEX_DATE, "us")) // np.timedelta64(1, "D")
-    gap = np.diff(day.astype(np.int64), prepend=0)
-    new = np.diff(owner, prepend=-1) > 0
-    has_gap = ~new & (gap > 0)
-    gap_token = 11 + np.searchsorted(_GAP_DAYS, gap, side="right")
-    # Position of each event's own token: two tokens of the patient before it, one more for each gap so far.
-    width = 1 + has_gap.astype(np.int64)
-    end = np.cumsum(width)
-    before = np.concatenate([[0], end])[np.searchsorted(owner, np.arange(len(ids)))]
-    position = 2 + end - 1 - before[owner]
-    full = 2 + np.bincount(owner, width, minlength=len(ids)).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(full, max_tokens))])
-    values = np.empty(offsets[-1], np.int32)
-    values[offsets[:-1]] = 1 + np.searchsorted(_AGE_BANDS, people["age"].to_numpy(), side="right")
-    values[offsets[:-1] + 1] = np.where(people["male"].to_numpy(), 10, 9)
-    keep = position < max_tokens
-    values[offsets[owner[keep]] + position[keep]] = token[keep]
-    keep = has_gap & (position - 1 < max_tokens)
-    values[offsets[owner[keep]] + position[keep] - 1] = gap_token[keep]
-    return values, offsets.astype(np.int64)
+    if sizes is not None:
+        order = np.random.default_rng(seed or 0).permutation(len(ids))
+        split = np.full(len(ids), -1, np.int64)
+        split[order[: sum(sizes)]] = np.repeat(np.arange(3), sizes)
+        return split
+    if seed is not None:
+        return _split(ids, seed, (0.8, 0.1, 0.1))
+    members = [np.isin(ids, dataset.subjects(name)) for name in SPLITS]
+    return np.argmax(members, axis=0).astype(np.int64)
