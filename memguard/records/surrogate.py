@@ -1,10 +1,10 @@
-"""The counterfactual score: the loss expected of a model that never saw the patient, less the model's own loss.
+"""The counterfactual score: the loss expected of a model that never saw the patient, less its own.
 
-The expectation is a ridge regression of the current model's loss on held-out patients, on features that cost
-nothing: leave-one-patient-out n-grams (``ngram.py``) or a patient-grouped ridge (``ridge.py``), together with the
-record's own loss *early* in training, when the model had learned the population but not yet the patient.
-Measured on real patients, n-grams alone are not enough, and with the early loss the score equals one reference
-model (docs/results/ranking.md).
+The expectation is a regression of the current model's loss on held-out patients, on features that cost
+nothing: leave-one-patient-out n-grams (``ngram.py``) or a patient-grouped ridge (``ridge.py``), together
+with the record's own loss *early* in training, when the model had learned the population but not yet the
+patient. Measured on real patients, n-grams alone are not enough, and with the early loss the score equals
+one reference model (docs/results/ranking.md).
 """
 
 from __future__ import annotations
@@ -17,169 +17,46 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memguard.errors import DataError, HeldOutError
+from memguard.records.content import RecordContent
+from memguard.records.expectation import (
+    MIN_HELD_OUT,
+    REFUSE_FIT,
+    WARN_FIT,
+    Expectation,
+    Status,
+    counterfactual,
+    fit_status,
+    match_train_noise,
+)
+from memguard.records.ngram import ngram_features
+from memguard.records.ridge import ridge_features
 
 __all__ = [
     "MIN_HELD_OUT",
     "REFUSE_FIT",
     "WARN_FIT",
+    "ContentFeatures",
+    "CounterfactualScore",
     "Expectation",
+    "ModeSample",
+    "content_features",
     "counterfactual",
     "early_epoch",
     "fit_status",
     "loss_weight",
     "match_train_noise",
+    "memorization_score",
 ]
 
-MIN_HELD_OUT = 100  # held-out patients below which no expectation is fitted
-WARN_FIT = 0.9  # correlation on held-out patients below which the ranking carries a warning
-REFUSE_FIT = 0.5  # and below which there is none
-_RIDGE = 10.0
-_FOLDS = 5
 _LATE = 0.6  # share of the planned epochs before which the loss counts half
 
-Status = Literal["ok", "warn", "refuse"]
 _Float = NDArray[np.float64]
-_Int = NDArray[np.int64]
-
-
-def fit_status(fit_r: float) -> Status:
-    """What a correlation between expected and actual held-out loss allows.
-
-    Example:
-        >>> [fit_status(r) for r in (0.95, 0.8, 0.3, float("nan"))]
-        ['ok', 'warn', 'refuse', 'refuse']
-    """
-    if not fit_r >= REFUSE_FIT:
-        return "refuse"
-    return "ok" if fit_r >= WARN_FIT else "warn"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expectation:
-    """The loss that the current model has on a patient it never saw, from features of the record.
-
-    Attributes:
-        weights: ``(K, F)`` of the K fold models, on standardised features.
-        intercepts: ``(K,)``.
-        center: ``(F,)`` mean of the held-out features.
-        scale: ``(F,)`` their standard deviation; a constant feature is left out (weight 0).
-        cross_fitted: ``(M,)`` expectation of each held-out record by the fold model that did not see its patient.
-        fit_r: correlation of ``cross_fitted`` with the held-out losses.
-        n: held-out patients.
-
-    What it does and does not show: ``fit_r`` speaks for patients like the held-out ones. A fit of .87 does not
-    guarantee a good top of the ranking, hence the warning below .9.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> x = rng.normal(size=(300, 2))
-        >>> fit = Expectation.fit(x, 3 + x[:, 0] + 0.1 * rng.normal(size=300))
-        >>> fit.status, round(float(fit.predict([[1.0, 0.0]])[0]), 1)
-        ('ok', 4.0)
-    """
-
-    weights: _Float
-    intercepts: _Float
-    center: _Float
-    scale: _Float
-    cross_fitted: _Float
-    fit_r: float
-    n: int
-
-    @classmethod
-    def fit(
-        cls,
-        features: ArrayLike,
-        loss: ArrayLike,
-        patient: ArrayLike | None = None,
-        *,
-        ridge: float = _RIDGE,
-        folds: int = _FOLDS,
-        seed: int = 0,
-    ) -> Expectation:
-        """Fit on held-out patients, once for each fold of patients left out.
-
-        Args:
-            features: ``(M, F)``.
-            loss: ``(M,)`` current loss of the held-out records (eval mode, or made to look like train mode by
-                :func:`match_train_noise` where members' train-time losses are compared).
-            patient: ``(M,)``; every record its own patient when ``None``.
-            ridge: penalty on standardised features.
-            folds: of patients.
-            seed: of the folds.
-
-        Raises:
-            HeldOutError: with fewer than 100 held-out patients.
-            DataError: where shapes differ or a number is not finite.
-        """
-        x, y = np.asarray(features, dtype=np.float64), np.asarray(loss, dtype=np.float64)
-        if x.ndim != 2 or y.shape != (len(x),) or not (np.isfinite(x).all() and np.isfinite(y).all()):
-            raise DataError(
-                f"features {x.shape} and losses {y.shape}, all finite: {bool(np.isfinite(x).all())}, "
-                f"{bool(np.isfinite(y).all())}",
-                "the expected loss would be fitted to something else",
-                "pass (M, F) features and (M,) losses without NaN",
-            )
-        code = np.arange(len(y)) if patient is None else np.unique(np.asarray(patient), return_inverse=True)[1]
-        n = int(code.max(initial=-1)) + 1
-        if n < MIN_HELD_OUT:
-            raise HeldOutError(
-                f"{n} held-out patients",
-                f"the expected loss of a patient is fitted on held-out ones, and below {MIN_HELD_OUT} the fit is noise",
-                f"hold out at least {MIN_HELD_OUT} patients",
-            )
-        center, spread = x.mean(0), x.std(0)
-        scale = np.where(spread > 1e-9 * (1 + np.abs(center)), spread, np.inf)
-        z = (x - center) / scale
-        fold = (np.random.default_rng(seed).permutation(n) % folds)[code]
-        weights, intercepts, crossed = np.empty((folds, z.shape[1])), np.empty(folds), np.empty(len(y))
-        for k in range(folds):
-            seen = fold != k
-            middle, level = z[seen].mean(0), y[seen].mean()
-            a = z[seen] - middle
-            weights[k] = np.linalg.solve(a.T @ a + ridge * np.eye(a.shape[1]), a.T @ (y[seen] - level))
-            intercepts[k] = level - middle @ weights[k]
-            crossed[~seen] = z[~seen] @ weights[k] + intercepts[k]
-        return cls(
-            weights=weights,
-            intercepts=intercepts,
-            center=center,
-            scale=scale,
-            cross_fitted=crossed,
-            fit_r=_correlation(crossed, y),
-            n=n,
-        )
-
-    @property
-    def status(self) -> Status:
-        """``ok``, ``warn`` (below .9) or ``refuse`` (below .5)."""
-        return fit_status(self.fit_r)
-
-    def predict(self, features: ArrayLike) -> _Float:
-        """Expected loss ``(N,)`` of records that are not among the held-out ones: the mean of the fold models.
-
-        A held-out record takes ``cross_fitted`` instead. The two are exchangeable up to the spread between fold
-        models, which only makes the held-out gaps wider, hence p-values larger.
-        """
-        z = (np.asarray(features, dtype=np.float64) - self.center) / self.scale
-        return np.asarray(z @ self.weights.mean(0) + self.intercepts.mean())
-
-
-def counterfactual(expected: ArrayLike, loss: ArrayLike, *, weight: float = 1.0) -> _Float:
-    """Expected loss of a model that never saw the patient, less ``weight`` times the model's loss.
-
-    Weight 1 is the gap in nats, a severity; weight 1/2 ranks better while memorization is still small beside the
-    differences in difficulty (see :func:`loss_weight`).
-
-    Example:
-        >>> counterfactual([2.0, 3.0], [1.5, 1.0]).tolist()
-        [0.5, 2.0]
-    """
-    return np.asarray(expected, dtype=np.float64) - weight * np.asarray(loss, dtype=np.float64)
 
 
 def early_epoch(held_out_mean: Sequence[float] | _Float) -> int:
-    """Index (0-based) of the snapshot whose own loss tells how hard a record is: half of the best held-out epoch.
+    """Index (0-based) of the early snapshot: half of the best held-out epoch so far.
+
+    A record's own loss there tells how hard it is, for the model has not learned it yet.
 
     Args:
         held_out_mean: ``(S,)`` mean held-out loss at each snapshot so far; NaN where it was not evaluated.
@@ -199,7 +76,9 @@ def best_epoch(held_out_mean: Sequence[float] | _Float) -> int:
     mean = np.asarray(held_out_mean, dtype=np.float64)
     if mean.ndim != 1 or not np.isfinite(mean).any():
         raise HeldOutError(
-            "no held-out loss so far", "the early epoch is half of the best held-out one", "validate once first"
+            "no held-out loss so far",
+            "the early epoch is half of the best held-out one",
+            "validate once first",
         )
     return int(np.nanargmin(mean))
 
@@ -207,7 +86,8 @@ def best_epoch(held_out_mean: Sequence[float] | _Float) -> int:
 def loss_weight(held_out_mean: Sequence[float] | _Float, planned: int | None = None) -> float:
     """How much of the model's own loss to subtract: 1/2 early and for an early-stopped model, else 1.
 
-    Early means before 60 % of the planned snapshots, or, when the plan is not known, before twice the best one.
+    Early means before 60 % of the planned snapshots, or, when the plan is not known, before twice the best
+    one.
 
     Example:
         >>> loss_weight([3.0, 2.0], planned=10), loss_weight([3, 2, 2.1, 2.2, 2.3, 2.4, 2.5], planned=10)
@@ -218,64 +98,233 @@ def loss_weight(held_out_mean: Sequence[float] | _Float, planned: int | None = N
     return 1.0 if late and best < done else 0.5
 
 
-def match_train_noise(
-    held_out: ArrayLike,
-    sample_train: ArrayLike,
-    sample_eval: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    noise_only: bool = False,
-) -> _Float:
-    """Make held-out patients' eval-mode losses look like members' train-mode, mid-epoch ones.
+@dataclass(frozen=True, kw_only=True)
+class ContentFeatures:
+    """What the records alone say about how hard they are; computed once, at the start.
 
-    A member's trace holds the loss of a training step: dropout on, and the model as it was in the middle of the
-    epoch. A held-out patient's is measured in eval mode at its end. The two are not exchangeable, and a score
-    built on them would call members memorized where nothing is. A small sample of members measured both ways
-    gives the difference; each held-out record takes that of a random member of about the same eval-mode loss.
+    Attributes:
+        kind: ``"codes"`` (n-grams, nats per code) or ``"features"`` (patient-grouped ridge, nats per record).
+        train: ``(N, F)`` of the members, their own patient left out.
+        held_out: ``(M, F)``.
+        names: of the F columns.
+    """
+
+    kind: Literal["codes", "features"]
+    train: _Float
+    held_out: _Float
+    names: tuple[str, ...]
+
+
+def content_features(
+    train: RecordContent, train_patient: ArrayLike | None, held_out: RecordContent, *, seed: int = 0
+) -> ContentFeatures:
+    """Features of members and held-out records from their contents: the one pass at the start.
 
     Args:
-        held_out: ``(M,)`` eval-mode losses of held-out records at the end of an epoch.
-        sample_train: ``(m,)`` train-time losses of a sample of members in that epoch.
-        sample_eval: ``(m,)`` their eval-mode losses at the end of that epoch.
-        rng: draws the differences.
-        noise_only: add the spread of the differences but not a positive mean. For a *current* loss: there the
-            mean also holds what the members memorized in this very epoch, which a held-out patient does not have;
-            leaving it out errs on the side of fewer flags.
-
-    Returns:
-        ``(M,)`` losses; records whose sample is too small (fewer than 10) are refused.
+        train: contents of the ``N`` members.
+        train_patient: ``(N,)`` patient of each, ``None`` when every record is its own patient.
+        held_out: contents of the ``M`` held-out records.
+        seed: of the patient folds of the ridge.
 
     Raises:
-        DataError: with fewer than 10 members measured both ways.
+        DataError: if the two are of different kinds, or a classifier's labels are missing.
 
     Example:
-        >>> rng = np.random.default_rng(0)
-        >>> level = rng.gamma(9.0, 0.3, 1000)
-        >>> matched = match_train_noise(level, level + 0.2, level, rng)
-        >>> round(float((matched - level).mean()), 3)
-        0.2
+        >>> from memguard.records.content import Ragged
+        >>> a = RecordContent.from_codes(Ragged.from_lists([[1, 2], [2, 1], [1, 2]]))
+        >>> content_features(a, None, a.take([0])).train.shape
+        (3, 10)
     """
-    out = np.asarray(held_out, dtype=np.float64)
-    train, level = np.asarray(sample_train, dtype=np.float64), np.asarray(sample_eval, dtype=np.float64)
-    both = np.isfinite(train) & np.isfinite(level)
-    train, level = train[both], level[both]
-    if len(train) < 10:
+    if train.codes is not None and held_out.codes is not None:
+        x, y, names = ngram_features(train.codes, train_patient, held_out.codes)
+        return ContentFeatures(kind="codes", train=x, held_out=y, names=names)
+    if train.x is None or held_out.x is None or train.y is None or held_out.y is None:
         raise DataError(
-            f"{len(train)} members measured in train and in eval mode",
-            "members' train-time losses cannot be compared with held-out patients' eval-mode ones",
-            "measure at least 10, better 100",
+            f"content of kinds {train.kind!r} and {held_out.kind!r}, with labels: {train.y is not None}, "
+            f"{held_out.y is not None}",
+            "no surrogate can be fitted to them",
+            "gather code sequences, or features with labels, for both",
         )
-    order = np.argsort(level, kind="stable")
-    level, shift = level[order], (train - level)[order]
-    if noise_only:
-        shift = shift - max(0.0, float(shift.mean()))
-    reach = max(5, len(level) // 20)
-    middle = np.clip(np.searchsorted(level, out), reach, max(reach, len(level) - 1 - reach))
-    near = middle + rng.integers(-reach, reach + 1, size=len(out))
-    return np.asarray(out + shift[np.clip(near, 0, len(level) - 1)])
+    x, y, names = ridge_features(train.x, train.y, train_patient, held_out.x, held_out.y, seed=seed)
+    return ContentFeatures(kind="features", train=x, held_out=y, names=names)
 
 
-def _correlation(a: _Float, b: _Float) -> float:
-    if a.std() == 0 or b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+@dataclass(frozen=True, kw_only=True)
+class ModeSample:
+    """A small sample of members measured in eval mode too, so that the two modes can be compared.
+
+    Attributes:
+        rows: ``(m,)`` positions among the N members.
+        losses: ``(S, m)`` eval-mode losses at the end of each snapshot; NaN where not measured.
+    """
+
+    rows: NDArray[np.int64]
+    losses: _Float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CounterfactualScore:
+    """Scores of members and of held-out records, which are their null.
+
+    Attributes:
+        score: ``(N,)`` what to rank by, larger = more memorized; NaN where the loss is unknown, and
+            everywhere when ``status`` is ``"refuse"``.
+        gap: ``(N,)`` expected loss less the loss: the severity, in the unit of the loss (nats per token, or
+            per record).
+        expected: ``(N,)`` loss expected of a model that never saw the patient.
+        held_out_score: ``(M,)`` the same score of held-out records, each from a fit without its patient.
+        held_out_gap: ``(M,)``.
+        held_out_expected: ``(M,)``.
+        fit_r: correlation of expected and actual loss over held-out patients, cross-fitted.
+        status: ``"ok"``, ``"warn"``, ``"refuse"``.
+        weight: how much of the loss is subtracted in ``score`` (1, or 1/2 early in training).
+        early: index of the snapshot whose loss is among the features, ``None`` when there is none.
+        names: the features used.
+
+    What it does and does not show: a memorized record scores high, and so does a record for which the
+    expectation is too high; ``fit_r`` and the held-out scores say how often that happens. Near-duplicates
+    of other patients score low although the model may reproduce them.
+    """
+
+    score: _Float
+    gap: _Float
+    expected: _Float
+    held_out_score: _Float
+    held_out_gap: _Float
+    held_out_expected: _Float
+    fit_r: float
+    status: Status
+    weight: float
+    early: int | None
+    names: tuple[str, ...]
+
+
+def memorization_score(
+    features: ContentFeatures | None,
+    *,
+    traces: ArrayLike,
+    held_out_traces: ArrayLike,
+    loss: ArrayLike,
+    held_out_loss: ArrayLike,
+    held_out_patient: ArrayLike | None = None,
+    sample: ModeSample | None = None,
+    loss_mode: Literal["train", "eval"] = "train",
+    planned: int | None = None,
+    reference: tuple[ArrayLike, ArrayLike] | None = None,
+    weight: float | None = None,
+    seed: int = 0,
+) -> CounterfactualScore:
+    """Score every member and every held-out record with what the run has shown so far.
+
+    Args:
+        features: of :func:`content_features`; ``None`` to use losses alone.
+        traces: ``(S, N)`` train-time losses of the members, one row for each epoch so far; NaN where unseen.
+        held_out_traces: ``(S, M)`` eval-mode losses after the same epochs; a row of NaN where not validated.
+        loss: ``(N,)`` the members' current loss (the last train-time one, or eval-mode).
+        held_out_loss: ``(M,)`` the held-out records' current eval-mode loss.
+        held_out_patient: ``(M,)``; every record its own patient when ``None``.
+        sample: members measured in both modes. Without it, early losses are compared as they are: fine for
+            ranking, not for p-values.
+        loss_mode: whether ``loss`` is train-time or eval-mode.
+        planned: epochs that the run will have, when known.
+        reference: losses ``(N,)`` and ``(M,)`` of a model that never saw either: one more feature.
+        weight: overrides the 1 or 1/2 of :func:`loss_weight`.
+        seed: of the folds and of the matched noise.
+
+    Returns:
+        Scores; all NaN with ``status="refuse"`` where the expectation does not fit.
+
+    Raises:
+        HeldOutError: with fewer than 100 held-out patients, or none validated yet.
+        DataError: where shapes differ.
+    """
+    rng = np.random.default_rng(seed)
+    inner, outer = _rows(traces), _rows(held_out_traces)
+    now, now_out = np.asarray(loss, dtype=np.float64), np.asarray(held_out_loss, dtype=np.float64)
+    if inner.shape != (len(outer), len(now)) or outer.shape[1] != len(now_out):
+        raise DataError(
+            f"traces {inner.shape} and {outer.shape} with losses ({len(now)},) and ({len(now_out)},)",
+            "losses would be compared across records or epochs",
+            "pass (S, N), (S, M), (N,) and (M,)",
+        )
+    if sample is not None and loss_mode == "train" and len(sample.losses):
+        now_out = match_train_noise(now_out, now[sample.rows], sample.losses[-1], rng, noise_only=True)
+    columns = [] if features is None else list(zip(features.train.T, features.held_out.T, strict=True))
+    names = [] if features is None else list(features.names)
+    if reference is not None:
+        columns.append(
+            (np.asarray(reference[0], dtype=np.float64), np.asarray(reference[1], dtype=np.float64))
+        )
+        names.append("reference_loss")
+    mean = _nan_mean(outer)
+    early = early_epoch(mean) if np.isfinite(mean).any() else None
+    if early is not None and early >= len(outer) - 1:
+        early = None  # the early loss would be the very loss that it is to predict
+    plain = list(columns)
+    if early is not None:
+        then = outer[early]
+        if sample is not None:
+            then = match_train_noise(then, inner[early, sample.rows], sample.losses[early], rng)
+        columns.append((inner[early], then))
+        names.append("early_loss")
+    usable = np.isfinite(now_out)
+    for _, out in columns:
+        usable &= np.isfinite(out)
+    expected, expected_out, fit = _fit(columns, usable, now_out, held_out_patient, seed)
+    if early is not None and plain:
+        unseen = ~np.isfinite(inner[early])  # a record that the early epoch skipped is judged by its content
+        if unseen.any():
+            expected[unseen] = _fit(plain, usable, now_out, held_out_patient, seed)[0][unseen]
+    beta = weight if weight is not None else (loss_weight(mean, planned) if len(outer) else 0.5)
+    status = fit.status
+    veto = np.nan if status == "refuse" else 0.0
+    return CounterfactualScore(
+        score=counterfactual(expected, now, weight=beta) + veto,
+        gap=counterfactual(expected, now) + veto,
+        expected=expected,
+        held_out_score=counterfactual(expected_out, now_out, weight=beta) + veto,
+        held_out_gap=counterfactual(expected_out, now_out) + veto,
+        held_out_expected=expected_out,
+        fit_r=fit.fit_r,
+        status=status,
+        weight=beta,
+        early=early,
+        names=tuple(names),
+    )
+
+
+def _fit(
+    columns: list[tuple[_Float, _Float]],
+    usable: NDArray[np.bool_],
+    loss: _Float,
+    patient: ArrayLike | None,
+    seed: int,
+) -> tuple[_Float, _Float, Expectation]:
+    """Expected loss of members and of held-out records (NaN where not usable)."""
+    if not columns:
+        raise HeldOutError(
+            "neither content features nor an early epoch",
+            "there is nothing to expect a loss from",
+            "pass features, or wait for a second validated epoch",
+        )
+    group = None if patient is None else np.asarray(patient)[usable]
+    fit = Expectation.fit(np.column_stack([b[usable] for _, b in columns]), loss[usable], group, seed=seed)
+    out = np.full(len(loss), np.nan)
+    out[usable] = fit.cross_fitted
+    return fit.predict(np.column_stack([a for a, _ in columns])), out, fit
+
+
+def _rows(trace: ArrayLike) -> _Float:
+    array = np.asarray(trace, dtype=np.float64)
+    if array.ndim != 2:
+        raise DataError(
+            f"traces of shape {array.shape}", "epochs and records cannot be told apart", "pass (S, N)"
+        )
+    return array
+
+
+def _nan_mean(trace: _Float) -> _Float:
+    """Mean over records of each epoch; NaN, without a warning, where nothing was measured."""
+    seen = np.isfinite(trace)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(seen, trace, 0.0).sum(1) / seen.sum(1))
