@@ -34,6 +34,7 @@ _EVENTS: Mapping[str, tuple[Any, ...]] = {
         pl.Float64,
     ),  # 64-bit values are wider than the standard, and lose nothing here
 }
+_STATIC = -(2**61)  # before any date, and far enough from overflow to take differences
 _SPLITS: Mapping[str, tuple[Any, ...]] = {"subject_id": (pl.Int64,), "split": (pl.String,)}
 
 
@@ -92,7 +93,7 @@ class MedsDataset:
         return found["subject_id"].to_numpy().astype(np.int64)
 
     def codes(self) -> pl.DataFrame:
-        """The rows of `metadata/codes.parquet` (`code`, `description`, `parent_codes`); none without the file."""
+        """`metadata/codes.parquet`: `code`, `description`, `parent_codes`; no rows without the file."""
         file = self.root / "metadata" / "codes.parquet"
         if file.exists():
             return pl.read_parquet(file)
@@ -115,7 +116,7 @@ class MedsDataset:
             _refuse_nulls(frame, shard.relative_to(self.root))
             subject, time = (
                 frame["subject_id"],
-                frame["time"].cast(pl.Int64).fill_null(np.iinfo(np.int64).min),
+                frame["time"].cast(pl.Int64).fill_null(_STATIC),
             )
             same = subject.diff() == 0  # null at the first row
             back = int((same & (time.diff() < 0)).sum())

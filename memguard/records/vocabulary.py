@@ -100,12 +100,14 @@ class Vocabulary:
         Raises:
             DataError: No code is left.
         """
-        frame = dataset.events(split, subjects=subjects).filter(pl.col("code") != _BIRTH)
+        code = pl.col("code")
+        wanted = code != _BIRTH
         if include:
-            frame = frame.filter(pl.col("code").str.contains(include))
+            wanted &= code.str.contains(include)
         if exclude:
-            frame = frame.filter(~pl.col("code").str.contains(exclude))
-        events = frame.collect()
+            wanted &= ~code.str.contains(exclude)
+        # Empty codes pass the filter so that they are refused and not lost.
+        events = dataset.events(split, subjects=subjects).filter(wanted | code.is_null()).collect()
         _refuse_nulls(events, dataset.root)
         kept = (
             events.group_by("code")

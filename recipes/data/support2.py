@@ -16,11 +16,11 @@ import polars as pl
 from memguard.errors import DataError
 from recipes.data import wheel_path
 
-__all__ = ["LEAVES_OUT", "Support2", "support2"]
+__all__ = ["LEFT_OUT", "Support2", "support2"]
 
 SPLITS = ("train", "tuning", "held_out")
 
-LEAVES_OUT = {
+LEFT_OUT = {
     "sno": "row number, used as the patient's id",
     "hospdead": "the outcome",
     "death": "death at any time, follows from the outcome",
