@@ -11,6 +11,7 @@ how that is said.
 from __future__ import annotations
 
 import argparse
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     parser.add_argument("--out", type=Path, default=Path("runs/mimic_demo"))
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory already
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's own, about PyTorch
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
     pl.seed_everything(args.seed, verbose=False)
     data = MimicData(args.patients, args.windows, seed=args.seed)
@@ -123,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
         logger=CSVLogger(args.out, name="csv", version=""),
         enable_checkpointing=False,
         enable_model_summary=False,
+        log_every_n_steps=10,
     )
     trainer.fit(model, data)
 

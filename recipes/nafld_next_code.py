@@ -10,6 +10,7 @@ nothing else. The run is trained past its best held-out epoch on purpose, so tha
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -162,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     args = parser.parse_args(argv)
     start = time.perf_counter()
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory already
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's own, about PyTorch
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
     pl.seed_everything(args.seed, verbose=False)
     data = NafldData(args.out / "meds", args.patients, args.held_out, seed=args.seed)
@@ -177,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
         ],
         enable_checkpointing=False,
         enable_model_summary=False,
+        log_every_n_steps=10,
     )
     trainer.fit(model, data)
 

@@ -9,6 +9,7 @@ ranking rests on other signals than for sequences; see "What the numbers mean" i
 from __future__ import annotations
 
 import argparse
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     parser.add_argument("--out", type=Path, default=Path("runs/support2_mortality"))
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory already
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's own, about PyTorch
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
     pl.seed_everything(args.seed, verbose=False)
     data = Support2Data(args.patients, args.held_out, seed=args.seed)
@@ -136,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
         logger=CSVLogger(args.out, name="csv", version=""),
         enable_checkpointing=False,
         enable_model_summary=False,
+        log_every_n_steps=10,
     )
     trainer.fit(model, data)
 
