@@ -261,6 +261,8 @@ def _leakage(axes: Axes, report: WatchReport, colors: Mapping[str, str]) -> None
         axes.fill_between(
             x, [a.low for _, a in points], [a.high for _, a in points], color=colors["band"], linewidth=0
         )
+        if len(x) == 1:  # a band needs two looks
+            axes.plot(x * 2, [points[0][1].low, points[0][1].high], color=colors["band"], linewidth=6)
         axes.plot(
             x, [a.value for _, a in points], color=colors["leak"], marker="o" if len(x) < 40 else "", ms=3.6
         )
@@ -270,9 +272,8 @@ def _leakage(axes: Axes, report: WatchReport, colors: Mapping[str, str]) -> None
     axes.set_ylim(min(0.45, lowest - 0.02), min(1.005, max(0.7, highest + 0.03)))
     ends.append((max((p.epoch for p in report.curve), default=1.0), 0.5, "chance .50", colors["muted"]))
     _end_labels(axes, ends)
-    axes.yaxis.set_major_formatter(
-        lambda value, _: share(value, 1) if abs(value * 10 % 1) < 1e-6 else share(value)
-    )
+    bottom, top = axes.get_ylim()
+    axes.yaxis.set_major_formatter(lambda value, _: share(value, 2 if top - bottom < 0.4 else 1))
 
 
 def _confidence(report: WatchReport) -> str:
@@ -304,14 +305,16 @@ def _best_line(above: Axes, below: Axes, report: WatchReport, colors: Mapping[st
 
     epochs = [p.epoch for p in report.curve] or [0.0, 1.0]
     first, last = min(epochs), max(epochs)
-    pad = 0.012 * (last - first) or 0.5
-    below.set_xlim(first - pad, last + pad)
-    below.xaxis.set_major_locator(MaxNLocator(integer=last - first >= 2, nbins=12))
+    start = first if last > first else last - 1
+    pad = 0.012 * (last - start)
+    below.set_xlim(start - pad, last + pad)
+    whole = last - first > 2 or all(epoch == int(epoch) for epoch in epochs)
+    below.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=12))
     if report.best_epoch is None:
         return
     for axes in (above, below):
         axes.axvline(report.best_epoch, color=colors["ink"], linewidth=1.1, linestyle=(0, (5, 3)))
-    late = report.best_epoch > first + 0.55 * (last - first)
+    late = report.best_epoch > start + 0.55 * (last - start)
     above.annotate(
         f"best held-out epoch: {report.best_epoch:g}",
         (report.best_epoch, 0.97),
@@ -379,6 +382,7 @@ def _rates(axes: Axes, report: WatchReport, colors: Mapping[str, str]) -> None:
         axes.plot(x, y, color=color, marker=marker, ms=5.5, linewidth=1.2, label=label.format(look.epoch))
     # Below the line of chance nothing is ever drawn that matters: the names go there.
     axes.legend(loc="lower right", frameon=False, labelcolor="linecolor", handlelength=1.6)
+    axes.minorticks_off()
     axes.set_xlim(floor, 1)
     axes.set_ylim(floor, 1.25)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

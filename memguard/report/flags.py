@@ -9,7 +9,7 @@ import polars as pl
 from memguard.errors import DataError
 from memguard.report.text import DASH, MIN_CELL, cell, count, number, share
 
-__all__ = ["FLAG_COLUMNS", "check_flags", "empty_flags", "flag_rows", "most_urgent"]
+__all__ = ["FLAG_COLUMNS", "check_flags", "empty_flags", "flag_counts", "flag_rows", "most_urgent"]
 
 FLAG_COLUMNS: Mapping[str, pl.DataType] = {
     "patient": pl.String(),
@@ -82,6 +82,20 @@ def check_flags(flags: pl.DataFrame) -> pl.DataFrame:
     return ordered.hstack(flags.select([name for name in flags.columns if name not in FLAG_COLUMNS]))
 
 
+def flag_counts(flags: pl.DataFrame) -> tuple[int, int]:
+    """How many are flagged, and how many of those are identifiable.
+
+    Args:
+        flags: A frame with `FLAG_COLUMNS`.
+
+    Example:
+        >>> flag_counts(empty_flags())
+        (0, 0)
+    """
+    chosen = flags.filter(pl.col("flagged"))
+    return chosen.height, chosen.filter(pl.col("identifiable")).height
+
+
 def most_urgent(flags: pl.DataFrame, top: int | None = 50) -> pl.DataFrame:
     """The flagged patients, identifiable ones first, each group in order of severity.
 
@@ -93,7 +107,7 @@ def most_urgent(flags: pl.DataFrame, top: int | None = 50) -> pl.DataFrame:
         >>> most_urgent(empty_flags()).height
         0
     """
-    chosen = flags.filter(pl.col("flagged").fill_null(value=False)).sort(
+    chosen = flags.filter(pl.col("flagged")).sort(
         pl.col("identifiable").fill_null(value=False),
         "severity",
         "rank",

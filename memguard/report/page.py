@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import polars as pl
 from memguard.errors import MemguardWarning
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.figures import to_svg
-from memguard.report.flags import check_flags, flag_rows, most_urgent
+from memguard.report.flags import check_flags, flag_counts, flag_rows, most_urgent
 from memguard.report.private import write_private
 from memguard.report.table import thin
 from memguard.report.text import DASH, cell, count, estimate, number, percent, share
@@ -34,7 +35,7 @@ def render_page(report: WatchReport, flags: pl.DataFrame | None = None, *, top: 
     Args:
         report: The watched run.
         flags: One row per patient with hashed ids (`memguard.report.flags.FLAG_COLUMNS`). Without it the page
-            has aggregates only.
+            has aggregates only; with it, the counts of flagged patients are counted in it.
         top: At most so many flagged patients.
 
     Raises:
@@ -79,7 +80,8 @@ def write_report(
 
     Args:
         report: The watched run.
-        flags: One row per patient with hashed ids, or ``None`` when nobody was ranked.
+        flags: One row per patient with hashed ids, or ``None`` when nobody was ranked. The counts of flagged
+            patients in all three files are counted in it.
         folder: Output folder, made when missing.
         top: Rows of flagged patients on the page; the Parquet file has all.
 
@@ -95,6 +97,7 @@ def write_report(
         ['json', 'page']
     """
     folder = Path(folder)
+    report = _counted(report, flags)
     written = {"json": write_private(folder / "report.json", report.to_json())}
     if flags is not None:
         written["flags"] = write_private(folder / "flags.parquet", flags)
@@ -114,8 +117,17 @@ def _warn_page(seen: str, fix: str) -> None:
     warnings.warn(warning, stacklevel=3)
 
 
+def _counted(report: WatchReport, flags: pl.DataFrame | None) -> WatchReport:
+    """The report with the counts of the very frame that is shown, so that sentence and list agree."""
+    if flags is None or not {"flagged", "identifiable"} <= set(flags.columns):
+        return report
+    flagged, both = flag_counts(flags)
+    return dataclasses.replace(report, flagged_patients=flagged, flagged_identifiable=both)
+
+
 def _context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> dict[str, Any]:
     checked = None if flags is None else check_flags(flags)
+    report = _counted(report, checked)
     shown = None if checked is None else most_urgent(checked, top)
     return {
         "report": report,
@@ -138,6 +150,7 @@ def _context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> dict[
         "rows": None if shown is None else flag_rows(shown, report.min_cell),
         "n_flagged": cell(report.flagged_patients, report.min_cell),
         "private": shown is not None,
+        "measured": any(_has_numbers(point) for point in report.curve),
         "top": top,
         "shows": shows(report),
         "does_not_show": does_not_show(report),
@@ -179,7 +192,9 @@ def _tiles(report: WatchReport) -> list[dict[str, str]]:
     tiles.append(
         {
             "label": "Flagged and identifiable",
-            "value": cell(report.flagged_identifiable, report.min_cell),
+            "value": DASH
+            if report.flagged_patients is None
+            else cell(report.flagged_identifiable, report.min_cell),
             "note": "first in the list below" if report.flagged_identifiable else "of the flagged",
         }
     )
@@ -201,6 +216,10 @@ def _fprs(report: WatchReport) -> list[float]:
 def _looks(report: WatchReport) -> list[dict[str, Any]]:
     best = [i for i, point in enumerate(report.curve) if point is report.best]
     return [_look(point, report) for point in thin(report.curve, _MOST_LOOKS, best)]
+
+
+def _has_numbers(point: CurvePoint) -> bool:
+    return any(one is not None for one in (point.auc, point.train_loss, point.held_out_loss))
 
 
 def _varies(report: WatchReport) -> dict[str, bool]:

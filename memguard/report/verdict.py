@@ -116,7 +116,7 @@ def _unit(report: WatchReport) -> tuple[str, ...]:
     if report.unit == "patient":
         return ()
     return (
-        "The unit is the record, since no patient ids were found: records of one patient count as "
+        "The unit is the record: records of one patient count as "
         "strangers, intervals are too narrow, and nothing here is a statement about a patient (pass "
         "record_to_patient=).",
     )
