@@ -55,7 +55,7 @@ def _write_api() -> None:
         (pages / f"{room}.md").write_text("\n".join(lines), encoding="utf-8")
     entries = "\n".join(["front", *rooms])
     intro = (
-        "From the docstrings. What `import memguard` offers is the stable part; the rooms below it are public "
+        "From the docstrings. What `import memguard` offers is stable; the rooms below it are public "
         "too, and may change between minor versions."
     )
     index = f"# API reference\n\n{intro}\n\n```{{toctree}}\n:maxdepth: 2\n\n{entries}\n```\n"
