@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-conflicts -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format docs docs-examples clean
+.PHONY: help venv demo test test-all lint format docs clean
 
 help:
 	@echo "make demo      train a small next-code model on real patients and watch what it memorizes"
@@ -13,7 +13,7 @@ help:
 	@echo "make test-all  the slow tests too"
 	@echo "make lint      ruff, mypy and codespell"
 	@echo "make format    let ruff rewrite the files"
-	@echo "make docs      build docs/_build/html (warnings are errors), run the examples in README and docs"
+	@echo "make docs      build docs/_build/html; warnings are errors"
 	@echo "make venv      everything that the other targets need, into $(VENV)"
 
 # torch first and alone: constraints.txt names a version whose local build needs no CUDA libraries.
@@ -55,7 +55,6 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
-	$(BIN)/python -m pytest -q --doctest-glob='*.md' README.md docs
 
 clean:
 	rm -rf docs/_build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,96 @@
+"""The README and the docs show what exists: imports, arguments, metric keys, files and links."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for name, body in BLOCK.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def name(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_blocks_parse_and_import(page: Path):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "LeakageMonitor":
+                check_arguments({str(k.arg) for k in node.keywords})
+
+
+def check_arguments(given: set[str]) -> None:
+    from memguard import LeakageMonitor
+
+    assert given <= set(inspect.signature(LeakageMonitor).parameters)
+
+
+def test_configuration_blocks_give_arguments_that_exist():
+    yaml = pytest.importorskip("yaml")
+    page = ROOT / "docs" / "configure.md"
+    lightning, hydra = (yaml.safe_load(block) for block in blocks(page, "yaml"))
+    (callback,) = lightning["trainer"]["callbacks"]
+    assert callback["class_path"] == hydra["leakage_monitor"].pop("_target_") == "memguard.LeakageMonitor"
+    check_arguments(set(callback["init_args"]))
+    check_arguments(set(hydra["leakage_monitor"]))
+
+
+def test_arguments_named_in_the_text_exist():
+    from memguard import LeakageMonitor
+    from memguard.records.patients import resolve_patients
+
+    known = set(inspect.signature(LeakageMonitor).parameters) | set(
+        inspect.signature(resolve_patients).parameters
+    )
+    lightning = {
+        "monitor",
+        "patience",
+        "auto_insert_metric_name",
+        "check_on_train_epoch_end",
+        "strict",
+        "labels",
+    }
+    torch = {"reduction", "in_order"}
+    for page in PAGES:
+        text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+        for argument in re.findall(r"`(\w+)=[^`\s]*`", text):
+            assert argument in known | lightning | torch, f"{page.name}: {argument}="
+
+
+def test_metric_keys_in_the_text_are_logged():
+    source = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "memguard").rglob("*.py"))
+    for page in PAGES:
+        for key in re.findall(r"memguard/([a-z_]{5,})(?=[`:}\"])", page.read_text(encoding="utf-8")):
+            assert re.search(rf"\b{key.removesuffix('_')}", source), f"{page.name}: memguard/{key}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_name_recipes_and_targets_that_exist(page: Path):
+    text = page.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake ([a-z][a-z-]+)", "\n".join(re.findall(r"`+[^`]+`+", text))):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+    for module in re.findall(r"python -m ((?:recipes|benchmarks)[\w.]*)", text):
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
