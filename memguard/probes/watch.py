@@ -1,0 +1,453 @@
+"""What the monitor knows, without a Trainer: losses and contents in, one `Look` per probe out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memguard.attacks.estimate import Estimate
+from memguard.capture.traces import LossTraces
+from memguard.errors import DataError, HeldOutError, MemguardError, MemguardWarning
+from memguard.probes.blind import blind_baseline
+from memguard.probes.membership import EvaluatedLosses, MembershipResult, membership_probe
+from memguard.probes.memorization import Memorization, memorization_probe, memorized_share
+from memguard.records.content import ContentStore
+from memguard.records.patients import PatientMap
+from memguard.records.surrogate import (
+    MIN_HELD_OUT,
+    ContentFeatures,
+    ModeSample,
+    content_features,
+    early_epoch,
+    loss_weight,
+    memorization_score,
+)
+
+__all__ = ["Look", "Side", "Watch", "WatchSettings"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """What to measure.
+
+    Attributes:
+        fprs: False-positive rates at which the true-positive rate is wanted.
+        flag_rate: False-discovery rate of the flags.
+        member_sample: Members evaluated at each look; ``None`` for 6 % of them, at least 100 and at most
+            2,000, which costs about 2 % of a training epoch.
+        planned_epochs: Length of the training, if known.
+        seed: Of the member sample, of the folds and of the bootstraps.
+    """
+
+    fprs: Sequence[float] = (0.1, 0.01, 0.001)
+    flag_rate: float = 0.1
+    member_sample: int | None = None
+    planned_epochs: int | None = None
+    seed: int = 0
+
+    def sample_size(self, n_members: int) -> int:
+        """How many members are evaluated at each look.
+
+        Example:
+            >>> [WatchSettings().sample_size(n) for n in (50, 4000, 1_000_000)]
+            [50, 240, 2000]
+        """
+        wanted = self.member_sample
+        if wanted is None:
+            wanted = min(max(round(0.06 * n_members), 100), 2000)
+        return min(wanted, n_members)
+
+
+@dataclass
+class Side:
+    """One side of the comparison: the training records, or the held-out ones.
+
+    Attributes:
+        patients: Record -> patient.
+        traces: Losses by epoch.
+        store: What the records hold.
+        tokens: int32 ``(n,)`` predicted tokens of each record (1 for classifiers), 0 where not seen yet.
+    """
+
+    patients: PatientMap
+    traces: LossTraces
+    store: ContentStore
+    tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @classmethod
+    def of(cls, patients: PatientMap, fingerprint: str = "") -> Side:
+        """An empty side for the records of this map."""
+        n = len(patients)
+        traces = LossTraces(n, fingerprint=fingerprint)
+        return cls(patients, traces, ContentStore(n), np.zeros(n, np.int32))
+
+    def add(self, positions: Ints, loss: Floats, tokens: NDArray[np.integer[Any]]) -> None:
+        """Losses of a batch; within an epoch the first observation of a record counts."""
+        self.traces.add(positions, loss)
+        self.tokens[positions] = tokens
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which records, ``(n,)``, had a loss at any time."""
+        return self.tokens > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one probe measured.
+
+    Attributes:
+        epoch: Epochs finished, a fraction inside one.
+        step: Optimizer steps taken.
+        train_loss: Mean train-time loss of the epoch under way.
+        membership: Member sample against held-out patients; ``None`` where there was nothing to compare.
+        memorization: Every member patient's score; ``None`` where it is refused.
+        memorized_share: Share of the members that stand out, from the sample.
+        blind: Blind baseline.
+        coverage: Share of the training records seen at least once.
+        refused: Why there is no ranking, in words; empty where there is one.
+    """
+
+    epoch: float
+    step: int
+    train_loss: float | None
+    membership: MembershipResult | None
+    memorization: Memorization | None
+    memorized_share: Estimate | None
+    blind: Estimate | None
+    coverage: float
+    refused: str = ""
+
+
+class Watch:
+    """Gathers what a run reveals, and looks at it when asked to.
+
+    Args:
+        members: Record -> patient of the training set.
+        held_out: Record -> patient of the held-out set.
+        settings: What to measure.
+        fingerprint: Says which data sets these are; a resumed run must have the same.
+
+    Attributes:
+        sample: ``(m,)`` positions of the members that are evaluated at each look.
+        first_flagged: ``(P,)`` epoch at which each patient was first flagged, NaN where never.
+
+    Example:
+        >>> watch = Watch(PatientMap.of_records(200), PatientMap.of_records(150))
+        >>> watch.members.add(np.arange(100), np.ones(100, np.float32), np.ones(100, np.int64))
+        >>> watch.draw_sample().size, watch.coverage
+        (100, 0.5)
+    """
+
+    def __init__(
+        self,
+        members: PatientMap,
+        held_out: PatientMap,
+        settings: WatchSettings | None = None,
+        *,
+        fingerprint: str = "",
+    ) -> None:
+        self.settings = settings or WatchSettings()
+        self.fingerprint = fingerprint
+        self.members, self.held_out = Side.of(members, fingerprint), Side.of(held_out, fingerprint)
+        self.sample: Ints = np.zeros(0, np.int64)
+        self.first_flagged = np.full(members.n_patients, np.nan, np.float32)
+        self._sample_rows: dict[int, Floats] = {}  # epoch -> eval-mode losses of the sample at its end
+        self._held_out_mean: dict[int, float] = {}
+        self._sample_fixed = False
+        self._features: tuple[tuple[int, int], ContentFeatures] | None = None
+        self._blind: tuple[tuple[int, int], Estimate | None] | None = None
+
+    # -- what the run reveals ------------------------------------------------------------------------------
+
+    @property
+    def coverage(self) -> float:
+        """Share of the training records whose loss was seen at least once."""
+        return float(self.members.seen.mean()) if len(self.members.tokens) else 0.0
+
+    def draw_sample(self) -> Ints:
+        """Members to evaluate: a uniform random sample of the records trained on so far.
+
+        Returns:
+            ``(m,)`` sorted positions, which stay the same once the first epoch is over.
+        """
+        if self._sample_fixed:
+            return self.sample
+        trained = np.flatnonzero(self.members.seen)
+        size = self.settings.sample_size(trained.size)
+        # One random rank per position, so that a sample drawn later keeps most of an earlier one.
+        rank = np.random.default_rng(self.settings.seed).permutation(len(self.members.tokens))[trained]
+        self.sample = np.sort(trained[np.argsort(rank, kind="stable")[:size]])
+        return self.sample
+
+    def close_epoch(self, epoch: int, step: int) -> None:
+        """The epoch is over: its losses become a snapshot."""
+        self.members.traces.close(epoch=epoch, step=step)
+        self.held_out.traces.close(epoch=epoch, step=step)
+        self._sample_fixed = self._sample_fixed or self.sample.size > 0
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def look(
+        self,
+        *,
+        epoch: float,
+        step: int,
+        sample_loss: Floats,
+        held_out_loss: Floats | None = None,
+        member_loss: Floats | None = None,
+        rank: bool = True,
+    ) -> Look:
+        """Measure everything that can be measured now.
+
+        Args:
+            epoch: Epochs finished, a fraction inside one.
+            step: Optimizer steps taken.
+            sample_loss: ``(m,)`` eval-mode losses of the sample.
+            held_out_loss: ``(M,)`` eval-mode losses of the held-out records, NaN where not measured; by
+                default those of the last validation.
+            member_loss: ``(N,)`` eval-mode losses of members, NaN where not evaluated: the full budget, at
+                the end. Only evaluated patients can then be flagged.
+            rank: Whether to score every member; a look in the middle of an epoch does not.
+        """
+        held = _latest(self.held_out.traces) if held_out_loss is None else held_out_loss
+        now = _latest(self.members.traces)
+        seen = np.isfinite(now)
+        measured = np.flatnonzero(np.isfinite(held))
+        membership = membership_probe(
+            EvaluatedLosses(loss=sample_loss, patient=self.members.patients.code[self.sample]),
+            EvaluatedLosses(loss=held[measured], patient=self.held_out.patients.code[measured]),
+            sample_proxy=now[self.sample],
+            all_proxy=now[seen],
+            fprs=self.settings.fprs,
+            seed=self.settings.seed,
+        )
+        found, share, refused = None, None, "the epoch is not over"
+        if rank:
+            at = int(np.ceil(epoch)) - 1
+            if measured.size:
+                self._held_out_mean[at] = float(held[measured].mean())
+            found, share, refused = self._rank(at, sample_loss, held, member_loss)
+            if found is not None:
+                flagged = found.patient[found.flagged(self.settings.flag_rate)]
+                self.first_flagged[flagged[np.isnan(self.first_flagged[flagged])]] = epoch
+            self._sample_rows[at] = np.asarray(sample_loss, np.float32)
+        return Look(
+            epoch=epoch,
+            step=step,
+            train_loss=float(now[seen].mean()) if seen.any() else None,
+            membership=membership,
+            memorization=found,
+            memorized_share=share,
+            blind=self.blind() if rank else None,
+            coverage=self.coverage,
+            refused=refused,
+        )
+
+    def _rank(
+        self, at: int, sample_loss: Floats, held: Floats, member_loss: Floats | None
+    ) -> tuple[Memorization | None, Estimate | None, str]:
+        """Score every member that can be scored; say why not otherwise."""
+        n_held_out = int(np.unique(self.held_out.patients.code[np.isfinite(held)]).size)
+        if n_held_out < MIN_HELD_OUT:
+            return None, None, f"{n_held_out} held-out patients, and a ranking needs {MIN_HELD_OUT}"
+        evaluated = np.full(len(self.members.tokens), np.nan, np.float32)
+        evaluated[self.sample] = sample_loss
+        if member_loss is not None:
+            evaluated = np.where(np.isfinite(member_loss), member_loss, evaluated).astype(np.float32)
+        rows = np.flatnonzero(self.members.seen)
+        try:
+            # The sample is measured as the held-out patients are: its share needs no matched noise.
+            sampled = self._score(at, self.sample, evaluated, sample_loss, held, "eval")
+            if sampled.status == "refuse":
+                why = f"the expected loss does not fit (r = {sampled.fit_r:.2f} on held-out patients)"
+                return None, None, why
+            if member_loss is None:
+                found = self._score(at, rows, None, sample_loss, held, "train")
+            else:
+                found = self._score(at, rows, evaluated, sample_loss, held, "eval")
+        except (HeldOutError, DataError) as error:
+            return None, None, str(error)
+        codes = np.unique(self.members.patients.code[self.sample])
+        return found, memorized_share(sampled, codes, n_held_out), ""
+
+    def _score(
+        self,
+        at: int,
+        rows: Ints,
+        loss: Floats | None,
+        sample_loss: Floats,
+        held: Floats,
+        mode: Literal["train", "eval"],
+    ) -> Memorization:
+        """Score the members at ``rows`` by the losses given, or by their train-time ones where there are none."""
+        train_now = _latest(self.members.traces)[rows]
+        tested = np.ones(rows.size, np.bool_) if loss is None else np.isfinite(loss[rows])
+        now = train_now if loss is None else np.where(tested, loss[rows], train_now)
+        mean = np.full(at + 1, np.nan)
+        for epoch, value in self._held_out_mean.items():
+            mean[epoch] = value
+        traces, held_traces, sample_rows = [now], [held], [sample_loss]
+        early = early_epoch(mean)
+        if early < at:
+            traces.insert(0, _row(self.members.traces, early)[rows])
+            held_traces.insert(0, _row(self.held_out.traces, early))
+            sample_rows.insert(0, self._sample_rows[early])
+        place = np.searchsorted(rows, self.sample)
+        inside = (place < rows.size) & (rows[np.minimum(place, rows.size - 1)] == self.sample)
+        mode_sample = ModeSample(
+            rows=place[inside], losses=np.stack(sample_rows)[:, inside].astype(np.float64)
+        )
+        features = self.features()
+        scores = memorization_score(
+            None if features is None else _take(features, rows),
+            traces=np.stack(traces),
+            held_out_traces=np.stack(held_traces),
+            loss=now,
+            held_out_loss=held,
+            held_out_patient=self.held_out.patients.code,
+            sample=mode_sample,
+            loss_mode=mode,
+            weight=loss_weight(mean, self.settings.planned_epochs),
+            seed=self.settings.seed,
+        )
+        return memorization_probe(
+            scores,
+            patient=self.members.patients.code[rows],
+            tokens=self.members.tokens[rows],
+            held_out_patient=self.held_out.patients.code,
+            held_out_tokens=self.held_out.tokens,
+            basis="train-time" if mode == "train" else "evaluated",
+            tested=tested,
+        )
+
+    # -- what the records say ------------------------------------------------------------------------------
+
+    def _known(self) -> tuple[int, int]:
+        return self.members.store.n_observed, self.held_out.store.n_observed
+
+    def features(self) -> ContentFeatures | None:
+        """Content features of all records, NaN for records not seen; ``None`` where contents are unknown."""
+        known = self._known()
+        if min(known) == 0:
+            return None
+        if self._features is None or self._features[0] != known:
+            inside, outside = self.members.store.content(), self.held_out.store.content()
+            rows, columns = np.flatnonzero(inside.observed), np.flatnonzero(outside.observed)
+            part = content_features(
+                inside.take(rows),
+                self.members.patients.code[rows],
+                outside.take(columns),
+                seed=self.settings.seed,
+            )
+            self._features = (
+                known,
+                ContentFeatures(
+                    kind=part.kind,
+                    train=_scatter(part.train, rows, len(inside)),
+                    held_out=_scatter(part.held_out, columns, len(outside)),
+                    names=part.names,
+                ),
+            )
+        return self._features[1]
+
+    def blind(self) -> Estimate | None:
+        """AUC of a classifier that sees the records and not the model; ``None`` without contents."""
+        known = self._known()
+        if min(known) == 0:
+            return None
+        if self._blind is None or self._blind[0] != known:
+            inside, outside = self.members.store.content(), self.held_out.store.content()
+            rows, columns = np.flatnonzero(inside.observed), np.flatnonzero(outside.observed)
+            try:
+                found = blind_baseline(
+                    inside.take(rows),
+                    outside.take(columns),
+                    self.members.patients.code[rows],
+                    self.held_out.patients.code[columns],
+                    seed=self.settings.seed,
+                )
+            except MemguardError as error:
+                warnings.warn(
+                    MemguardWarning(
+                        f"no blind baseline ({error})", "whether the split itself is fair is not known", ""
+                    ),
+                    stacklevel=2,
+                )
+                found = None
+            self._blind = known, found
+        return self._blind[1]
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives only; contents of records are not in it, they are gathered again."""
+        return {
+            "version": 1,
+            "fingerprint": self.fingerprint,
+            "members": self.members.traces.state_dict(),
+            "held_out": self.held_out.traces.state_dict(),
+            "tokens": torch.from_numpy(self.members.tokens.copy()),
+            "held_out_tokens": torch.from_numpy(self.held_out.tokens.copy()),
+            "sample": torch.from_numpy(self.sample.copy()),
+            "sample_fixed": self._sample_fixed,
+            "sample_rows": {k: torch.from_numpy(v.copy()) for k, v in self._sample_rows.items()},
+            "held_out_mean": dict(self._held_out_mean),
+            "first_flagged": torch.from_numpy(self.first_flagged.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue a run on the same data sets.
+
+        Raises:
+            DataError: If the state is of another version or of other data sets.
+        """
+        if state.get("version") != 1 or state.get("fingerprint") != self.fingerprint:
+            raise DataError(
+                "a checkpoint whose leakage curve was measured on other data sets (or by another version)",
+                "losses would be given to other patients",
+                "resume with the data sets of the run, or take the monitor's state out of the checkpoint",
+            )
+        self.members.traces.load_state_dict(state["members"])
+        self.held_out.traces.load_state_dict(state["held_out"])
+        self.members.tokens = state["tokens"].numpy().copy()
+        self.held_out.tokens = state["held_out_tokens"].numpy().copy()
+        self.sample, self._sample_fixed = state["sample"].numpy().copy(), bool(state["sample_fixed"])
+        self._sample_rows = {int(k): v.numpy().copy() for k, v in state["sample_rows"].items()}
+        self._held_out_mean = {int(k): float(v) for k, v in state["held_out_mean"].items()}
+        self.first_flagged = state["first_flagged"].numpy().copy()
+
+
+def _latest(traces: LossTraces) -> Floats:
+    """Losses of the epoch under way; for records not seen in it, and after its end, those of the last one."""
+    current = traces.current
+    if len(traces) == 0:
+        return current
+    last = traces.array()[-1].astype(np.float32)
+    latest: Floats = np.where(np.isfinite(current), current, last)
+    return latest
+
+
+def _row(traces: LossTraces, epoch: int) -> Floats:
+    return traces.array()[traces.epochs.index(epoch)].astype(np.float32)
+
+
+def _scatter(part: NDArray[np.float64], rows: Ints, n: int) -> NDArray[np.float64]:
+    whole = np.full((n, part.shape[1]), np.nan)
+    whole[rows] = part
+    return whole
+
+
+def _take(features: ContentFeatures, rows: Ints) -> ContentFeatures:
+    return ContentFeatures(
+        kind=features.kind, train=features.train[rows], held_out=features.held_out, names=features.names
+    )
