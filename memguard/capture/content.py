@@ -20,8 +20,8 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) -> dict[str, _Array]:
     """The records of a batch as codes, or as features and a label.
 
-    For a sequence loss the captured targets *are* the record's codes, in the vocabulary that the model predicts.
-    For a classifier the features are every other number in the batch that has one row per record.
+    For a sequence loss the captured targets *are* the record's codes, in the vocabulary that the model
+    predicts. For a classifier the features are every other number in the batch that has one row per record.
 
     Args:
         batch: The batch as the step received it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,10 +34,10 @@ def evaluate(
 ) -> list[CapturedLoss]:
     """The loss of each record in batches, in evaluation mode, without a trace on the run.
 
-    The module's ``validation_step`` runs on each batch, moved and converted as the Trainer would, with ``log`` and
-    ``log_dict`` silenced and the loggers replaced by dummies. Everything of :func:`~memguard.capture.stillness.untouched`
-    is restored, torchmetrics states bitwise. Collective calls are not made here; those that a user's step makes
-    itself run on whichever rank calls this.
+    The module's ``validation_step`` runs on each batch, moved and converted as the Trainer would, with
+    ``log`` and ``log_dict`` silenced and the loggers replaced by dummies. Everything of
+    :func:`~memguard.capture.stillness.untouched` is restored, torchmetrics states bitwise. Collective calls
+    are not made here; those that a user's step makes itself run on whichever rank calls this.
 
     Args:
         trainer: The Trainer of the run.
@@ -100,16 +102,14 @@ def infer_batch_size(batch: Any) -> int:
 
 def normal(captured: CapturedLoss) -> CapturedLoss:
     """The same capture with tensors that may be used outside inference mode."""
-    if not any(isinstance(t, Tensor) and t.is_inference() for t in vars_of(captured).values()):
+    fields = vars(captured)
+    if not any(isinstance(value, Tensor) and value.is_inference() for value in fields.values()):
         return captured
     with torch.inference_mode(False):
-        changed = {k: v.clone() if isinstance(v, Tensor) else v for k, v in vars_of(captured).items()}
-    return CapturedLoss(**changed)
-
-
-def vars_of(captured: CapturedLoss) -> dict[str, Any]:
-    """The fields of a capture, without copying tensors."""
-    return dict(vars(captured))
+        changed: dict[str, Any] = {
+            name: value.clone() for name, value in fields.items() if isinstance(value, Tensor)
+        }
+    return dataclasses.replace(captured, **changed)
 
 
 def override_of(module: Any, given: PerRecordLoss | None) -> PerRecordLoss | None:
@@ -136,8 +136,6 @@ def _has_validation_step(module: Any) -> bool:
 
 
 def _arguments(module: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> list[Any]:
-    import inspect
-
     parameters = inspect.signature(module.validation_step).parameters
     some = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     most = 3 if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()) else len(some)

@@ -46,9 +46,9 @@ def fetch(
 ) -> Fetched:
     """Records of a dataset as batches, as its loader would collate them.
 
-    Random crops and other draws made by the dataset start from the same ``seed`` at each call, so that a record's
-    window is the same at every look. Afterwards the generators of torch, NumPy and ``random``, and those that hang
-    on the dataset or on the collate function, are as they were.
+    Random crops and other draws made by the dataset start from the same ``seed`` at each call, so that a
+    record's window is the same at every look. Afterwards the generators of torch, NumPy and ``random``, and
+    those that hang on the dataset or on the collate function, are as they were.
 
     Args:
         dataset: A map-style dataset.
@@ -69,10 +69,10 @@ def fetch(
     cuts = [rows[at : at + batch_size] for at in range(0, len(rows), max(1, batch_size))]
     batches = []
     many = getattr(dataset, "__getitems__", None)
-    with torch.inference_mode(False), torch.no_grad(), forked_rng(seed):
-        with still_generators(dataset, seed=seed), still_generators(collate, seed=seed):
-            for cut in cuts:
-                wanted = cut.tolist()
-                samples = many(wanted) if many else [dataset[row] for row in wanted]
-                batches.append(collate(samples))
+    still = forked_rng(seed), still_generators(dataset, seed=seed), still_generators(collate, seed=seed)
+    with torch.inference_mode(False), torch.no_grad(), still[0], still[1], still[2]:
+        for cut in cuts:
+            wanted = cut.tolist()
+            samples = many(wanted) if many else [dataset[row] for row in wanted]
+            batches.append(collate(samples))
     return Fetched(batches, cuts)

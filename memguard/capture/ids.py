@@ -2,9 +2,9 @@
 
 Installed in ``setup("fit")`` on two public methods of the run, on the instances only:
 ``trainer.strategy.process_dataloader`` (each loader is replaced by its tracked copy, see
-:mod:`memguard.capture.loaders`) and ``trainer.precision_plugin.convert_input`` (the first thing that Lightning does
-with a batch that goes into a step; here the batch *object* is looked up, so prefetched, skipped or privately
-iterated batches cannot be mistaken for it).
+:mod:`memguard.capture.loaders`) and ``trainer.precision_plugin.convert_input`` (the first thing that
+Lightning does with a batch that goes into a step; here the batch *object* is looked up, so prefetched,
+skipped or privately iterated batches cannot be mistaken for it).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Positions = np.ndarray[Any, np.dtype[np.int64]]
 Stage = Literal["train", "val"]
 RecordIds = str | Callable[[Any], Any] | None
 
-_FIX = "pass record_ids=, a function (batch) -> position of each record, or the name of such an entry of the batch"
+_FIX = "pass record_ids=, a function (batch) -> positions, or the name of such an entry of the batch"
 
 
 class IndexTracker:
     """Tells the positions of the records of each batch, in the dataset of its loader.
 
     Args:
-        record_ids: None to track the loaders; or a function ``(batch) -> ids``; or the name (key or attribute) of
-            an entry of the batch that holds one id per record. Whole numbers below the length of the dataset are
-            positions; other ids are numbered in the order in which they are seen.
+        record_ids: None to track the loaders; or a function ``(batch) -> ids``; or the name (key or
+            attribute) of an entry of the batch that holds one id per record. Whole numbers below the length
+            of the dataset are positions; other ids are numbered in the order in which they are seen.
         train_loader: Which training loader to follow where there are several: a key or a number.
 
     Example:
@@ -55,7 +55,7 @@ class IndexTracker:
         self._seen_ids: dict[str, dict[Any, int]] = {}
         self.arrivals = 0
 
-    # -- install and restore ------------------------------------------------------------------------------------
+    # -- install and restore ---
 
     def install(self, trainer: Any) -> None:
         """Begin to follow the loaders of a fit; call in ``setup("fit")``. A second call starts afresh."""
@@ -117,7 +117,7 @@ class IndexTracker:
         self._tracks.append(tracked.__dict__["_memguard_track"])
         return tracked
 
-    # -- per batch ----------------------------------------------------------------------------------------------
+    # -- per batch ---
 
     def _arrive(self, data: Any) -> None:
         self.arrivals += 1
@@ -167,7 +167,7 @@ class IndexTracker:
         positions = as_positions(index, length)
         if positions is None:
             raise IndexTrackingError(
-                f"the sampler of the {stage} loader{name} gives {type(index).__name__} entries, not whole numbers",
+                f"the sampler of {stage} loader{name} gives {type(index).__name__}, not whole numbers",
                 "they are not positions in the dataset",
                 _FIX,
             )
@@ -192,14 +192,13 @@ class IndexTracker:
                 )
         length = self._known_length(stage)
         positions = as_positions(ids, length)
-        if positions is not None and stage not in self._seen_ids:
-            if positions.size == 0 or (positions.min() >= 0 and (length is None or positions.max() < length)):
-                return positions
+        if positions is not None and stage not in self._seen_ids and _within(positions, length):
+            return positions
         known = self._seen_ids.setdefault(stage, {})
         values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         return np.asarray([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
 
-    # -- loaders ------------------------------------------------------------------------------------------------
+    # -- loaders ---
 
     def verify(self, stage: Stage = "train") -> None:
         """Refuse now, not at the first step, where a loader cannot be followed.
@@ -281,6 +280,10 @@ class IndexTracker:
 _ABSENT = object()
 
 
+def _within(positions: Positions, length: int | None) -> bool:
+    return not positions.size or (positions.min() >= 0 and (length is None or bool(positions.max() < length)))
+
+
 def _original(loader: Any) -> Any:
     track = getattr(loader, "__dict__", {}).get("_memguard_track")
     return loader if track is None else track.original
@@ -329,8 +332,5 @@ def entry_of(batch: Any, name: str) -> Any:
         >>> entry_of({"subject_id": [7, 8]}, "subject_id")
         [7, 8]
     """
-    if isinstance(batch, Mapping):
-        value = batch.get(name)
-    else:
-        value = getattr(batch, name, None)
+    value = batch.get(name) if isinstance(batch, Mapping) else getattr(batch, name, None)
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value

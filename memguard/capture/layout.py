@@ -1,9 +1,9 @@
 """Which rows of a flattened loss belong to which record, and the proof that is asked for.
 
-Sequence models often flatten ``(B, T)`` targets to ``(B * T,)`` before the loss. Cutting such a vector back into
-``B`` equal pieces is right only if nothing was selected, padded away or transposed on the way. A piece that is cut
-wrongly gives one patient's loss to another, so one of two proofs is demanded: the targets are found, row by row,
-in the batch; or the graph shows that the logits were ``(B, T, ...)`` just before.
+Sequence models often flatten ``(B, T)`` targets to ``(B * T,)`` before the loss. Cutting such a vector back
+into ``B`` equal pieces is right only if nothing was selected, padded away or transposed on the way. A piece
+that is cut wrongly gives one patient's loss to another, so one of two proofs is demanded: the targets are
+found, row by row, in the batch; or the graph shows that the logits were ``(B, T, ...)`` just before.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def tensors_in(batch: Any, *, _depth: int = 0) -> Iterator[tuple[str, Tensor]]:
 
 @dataclasses.dataclass
 class LayoutMemory:
-    """What earlier steps proved: (loss function, path in the batch) -> how many positions the loss leaves out."""
+    """What earlier steps proved: (loss function, path in the batch) -> positions that the loss leaves out."""
 
     proven: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
@@ -101,11 +101,8 @@ def unflatten_length(
     if _found_in_batch(call, batch_size, length, batch, memory):
         return length
     source = _source_shape(call.input)
-    if (
-        source is not None
-        and prod(source[:-1]) == rows
-        and len(source) >= 3
-        or (source is not None and source == (batch_size, length))
+    if (source is not None and prod(source[:-1]) == rows and len(source) >= 3) or (
+        source is not None and source == (batch_size, length)
     ):
         if source[0] == batch_size and (len(source) < 2 or source[1] != batch_size):
             return length
@@ -140,10 +137,10 @@ def _found_in_batch(call: LossCall, batch_size: int, length: int, batch: Any, me
             if _same_rows(target, tensor[:, shift : shift + length], call.ignore_index):
                 memory.proven[key] = gap
                 return True
-        if gap == 0 and length > 1:  # Hugging Face pads the shifted labels at the end
-            if _same_rows(target[:, :-1], tensor[:, 1:], call.ignore_index):
-                memory.proven[key] = gap
-                return True
+        # Hugging Face pads the shifted labels at the end.
+        if gap == 0 and length > 1 and _same_rows(target[:, :-1], tensor[:, 1:], call.ignore_index):
+            memory.proven[key] = gap
+            return True
     return False
 
 

@@ -1,9 +1,10 @@
 """A loader that is the user's in every visible way, and whose batches carry the positions of their records.
 
-The user's loader object is never touched. Lightning receives a copy of the same class (a subclass made on the fly),
-with the same dataset, sampler and collate function; only its iteration goes through a shadow copy in which the
-dataset hands out ``(index, sample)`` and the collate function keeps the indices beside the batch. The indices are
-taken off again before anybody sees the batch, so workers, prefetching and ``in_order=False`` cannot separate them.
+The user's loader object is never touched. Lightning receives a copy of the same class (a subclass made on
+the fly), with the same dataset, sampler and collate function; only its iteration goes through a shadow copy
+in which the dataset hands out ``(index, sample)`` and the collate function keeps the indices beside the
+batch. The indices are taken off again before anybody sees the batch, so workers, prefetching and
+``in_order=False`` cannot separate them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Tagged:
         """Pin the user's batch as the loader would have done."""
         from torch.utils.data._utils.pin_memory import pin_memory
 
-        return Tagged(self.index, pin_memory(self.batch), self.problem)
+        return Tagged(self.index, pin_memory(self.batch), self.problem)  # type: ignore[no-untyped-call]
 
 
 class _IndexedDataset:
@@ -136,7 +137,7 @@ class Track:
         self._under_way.append((number, tagged.batch, tagged.index, tagged.problem))
 
     def claim(self, batch: Any) -> tuple[Any, str] | None:
-        """The indices of exactly this batch object, and everything older from the same iterator is forgotten."""
+        """The indices of exactly this batch object; what is older from the same iterator is forgotten."""
         for number, seen, index, problem in self._under_way:
             if seen is batch:
                 kept = [entry for entry in self._under_way if entry[0] != number]
@@ -257,7 +258,7 @@ def why_untrackable(loader: object) -> str:
         return f"{kind.__name__} is not a torch DataLoader"
     if isinstance(loader.dataset, IterableDataset):
         return f"{type(loader.dataset).__name__} is an IterableDataset, its records have no positions"
-    home = getattr(kind.__iter__, "__module__", "")
+    home = getattr(getattr(kind, "__iter__", None), "__module__", "")
     if not home.startswith(("torch.utils.data", "torchdata.stateful_dataloader", __name__)):
         return f"{kind.__name__} overrides __iter__ and may change batches on the way"
     return ""

@@ -1,8 +1,9 @@
 """The loss of each record, from the loss that the step computed anyway.
 
-A capture is trusted only if exactly one noted call *is* the loss that the step returned (the same object, or the
-same value where a wrapper copied it), and only if the per-record losses pool back to the returned number. Anything
-else is refused with :class:`~memguard.errors.AmbiguousLossError`: a wrong number is worse than none.
+A capture is trusted only if exactly one noted call *is* the loss that the step returned (the same object, or
+the same value where a wrapper copied it), and only if the per-record losses pool back to the returned
+number. Anything else is refused with :class:`~memguard.errors.AmbiguousLossError`: a wrong number is worse
+than none.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class CapturedLoss:
     """The loss of each record of one batch.
 
     Attributes:
-        loss: ``(B,)`` float32, detached, on the step's device; the mean over the record's predicted positions.
-            NaN for a record without any.
+        loss: ``(B,)`` float32, detached, on the step's device; the mean over the record's predicted
+            positions. NaN for a record without any.
         tokens: ``(B,)`` int64, how many positions that mean is over.
         targets: What was predicted, ``(B, ...)``, ignored positions as they are; ``None`` if unknown.
         mask: True where a target counts, the shape of ``targets``.
-        unit: ``"nats/token"`` for sequences, ``"nats/record"`` for one likelihood per record, ``"loss/record"`` for
-            losses that are no likelihood (squared error, ...).
+        unit: ``"nats/token"`` for sequences, ``"nats/record"`` for one likelihood per record,
+            ``"loss/record"`` for losses that are no likelihood (squared error, ...).
         route: How the loss was found, for the report.
         signature: Function and reduction of the accepted call; ``None`` for an override.
 
@@ -120,6 +121,7 @@ def attribute(
     if elements.dim() == 0:
         elements = elements.reshape(1)
     targets = call.target
+    ignore = call.ignore_index if call.ignore_index is not None else -100
     by_class = call.ignore_index is not None and is_integer(targets)
     if not by_class and elements.numel() > max(call.input.numel(), targets.numel()):
         raise AmbiguousLossError(
@@ -127,7 +129,9 @@ def attribute(
             "each value then mixes several records",
             "give both the same shape",
         )
-    valid = targets != call.ignore_index if by_class else torch.ones_like(elements, dtype=torch.bool)
+    valid = torch.ones_like(elements, dtype=torch.bool)
+    if by_class:
+        valid = torch.ne(targets, ignore)
     if by_class and call.weight is not None:
         safe = torch.where(valid, targets, torch.zeros_like(targets))
         weight = call.weight.detach().to(torch.float32)[safe] * valid

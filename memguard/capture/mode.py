@@ -1,7 +1,7 @@
 """Listen to the loss functions that a step calls, without changing what they return.
 
-The handler only runs the call as it was written and notes its per-element values. Everything else (which call is
-the step's loss, whose value is whose) is decided after the step, in :mod:`memguard.capture.losses`.
+The handler only runs the call as it was written and notes its per-element values. Everything else (which
+call is the step's loss, whose value is whose) is decided after the step, in :mod:`memguard.capture.losses`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["LIKELIHOODS", "LossCall", "LossCapture"]
@@ -90,7 +90,8 @@ class LossCapture(TorchFunctionMode):
     """Notes every call of a loss function made while it is entered; the caller's result is untouched.
 
     Attributes:
-        calls: The calls, in order. Each holds a reference to its tensors: clear the list when the step is done.
+        calls: The calls, in order. Each holds a reference to its tensors: clear the list when the step is
+            done.
 
     Example:
         >>> import torch
@@ -107,7 +108,7 @@ class LossCapture(TorchFunctionMode):
         super().__init__()
         self.calls: list[LossCall] = []
 
-    def __torch_function__(  # noqa: D105
+    def __torch_function__(
         self,
         func: Callable[..., Any],
         types: Any,
@@ -176,10 +177,8 @@ def _from_graph(func: Callable[..., Any], result: Tensor, named: dict[str, Any])
     if log_p is None or target.is_floating_point():
         return None
     with torch.no_grad():
-        if log_p.dim() == 4:  # nll_loss2d sees (B, V, 1, T)
-            where = target.reshape(log_p.shape[0], *log_p.shape[2:])
-        else:
-            where = target
+        # nll_loss2d sees (B, V, 1, T)
+        where = target.reshape(log_p.shape[0], *log_p.shape[2:]) if log_p.dim() == 4 else target
         if where.dim() == 0 or log_p.shape[0] != where.shape[0]:
             return None
         values = F.nll_loss(

@@ -117,8 +117,8 @@ class Capture:
         record_ids: ``(batch) -> ids`` or the name of an entry of the batch; None follows the loaders.
         record_to_patient: If a string, the entry of the batch that names each record's patient.
         train_loader: Which training loader to follow, where there are several.
-        on_problem: ``"raise"`` at once; ``"warn"``: one warning, then no more capture in that stage; ``"auto"``:
-            raise while nothing is lost (the first step), warn later.
+        on_problem: ``"raise"`` at once; ``"warn"``: one warning, then no more capture in that stage;
+            ``"auto"``: raise while nothing is lost (the first step), warn later.
 
     Example:
         >>> capture = Capture()

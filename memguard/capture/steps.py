@@ -1,7 +1,8 @@
 """Listen to the training and validation steps of a run, and evaluate records outside them.
 
-:class:`StepCapture` shadows ``trainer.strategy.training_step`` and ``.validation_step`` on the instance, so that a
-``with`` block surrounds exactly the user's step: under DDP, LBFGS, manual optimization, and when it raises.
+:class:`StepCapture` shadows ``trainer.strategy.training_step`` and ``.validation_step`` on the instance, so
+that a ``with`` block surrounds exactly the user's step: under DDP, LBFGS, manual optimization, and when it
+raises.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class StepCapture:
 
     Args:
         tracker: Tells the positions.
-        per_record_loss: ``(module, batch) -> (B,)`` losses; replaces listening. A module method of that name is
-            found by itself.
+        per_record_loss: ``(module, batch) -> (B,)`` losses; replaces listening. A module method of that name
+            is found by itself.
 
     Attributes:
         last_train: ``(positions, captured, batch)`` of the last training step; None if it gave nothing.
@@ -88,7 +89,7 @@ class StepCapture:
 
         self._undo.append(undo)
 
-    # -- the two steps ------------------------------------------------------------------------------------------
+    # -- the two steps ---
 
     def _train(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arrival = self.tracker.arrivals
@@ -155,14 +156,14 @@ class StepCapture:
 
 
 def _wanted(seen: LossCapture, returned: Any, stage: Stage) -> list[Any]:
-    """Where a training step returns nothing (manual optimization), only calls with a gradient can be its loss."""
+    """Where a training step returns nothing (manual optimization), only a call with a gradient can be it."""
     if stage == "train" and loss_of(returned) is None:
         return [call for call in seen.calls if isinstance(call.result, Tensor) and call.result.requires_grad]
     return list(seen.calls)
 
 
 def _fitting(trainer: Any) -> bool:
-    return getattr(trainer.state.fn, "value", trainer.state.fn) == "fit"
+    return bool(getattr(trainer.state.fn, "value", trainer.state.fn) == "fit")
 
 
 def _raise(problem: MemguardError, stage: Stage) -> None:

@@ -1,7 +1,7 @@
-"""Do something with a module or a dataset and leave no trace: randomness, modes, metric states, plain attributes.
+"""Do something with a module or a dataset and leave no trace on it.
 
-``with untouched(module)`` is what stands between a probe and the training run: when the block ends, for whatever
-reason, training goes on with the same bits as if the block had not run.
+``with untouched(module)`` is what stands between a probe and the training run: when the block ends, for
+whatever reason, training goes on with the same bits as if the block had not run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def forked_rng(seed: int | None = None) -> Iterator[None]:
     """Give torch (CPU and every started CUDA device), NumPy and ``random`` their states back afterwards.
 
     Args:
-        seed: Seed to use inside, for draws that must be the same every time; None goes on from where it stands.
+        seed: Seed to use inside, for draws that must be the same every time; None goes on from where it
+            stands.
 
     Example:
         >>> import torch
@@ -40,7 +42,7 @@ def forked_rng(seed: int | None = None) -> Iterator[None]:
         >>> bool(inside == torch.rand(1))
         True
     """
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    cuda = torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
     cpu_state, python, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     cuda_states = torch.cuda.get_rng_state_all() if cuda else []
     try:
@@ -83,7 +85,7 @@ def still_generators(root: Any, *, seed: int | None = None) -> Iterator[None]:
     for holder in _holders(root):
         for name, value in list(vars(holder).items()):
             if isinstance(value, int | float) and not isinstance(value, bool):
-                undo.append(lambda h=holder, n=name, v=value: h.__dict__.__setitem__(n, v))
+                undo.append(partial(vars(holder).__setitem__, name, value))
             for generator in value if isinstance(value, list | tuple) else (value,):
                 restore = _hold(generator, seed)
                 if restore is not None:
@@ -116,12 +118,16 @@ def _hold(generator: Any, seed: int | None) -> Callable[[], None] | None:
         torch_state = generator.get_state()
         if seed is not None:
             generator.manual_seed(seed)
-        return lambda: generator.set_state(torch_state) and None
+        return partial(_set_torch, generator, torch_state)
     return None
 
 
+def _set_torch(generator: torch.Generator, state: Tensor) -> None:
+    generator.set_state(state)
+
+
 def _holders(root: Any) -> Iterator[Any]:
-    """The object and the objects that hang on it and may own randomness; modules and tensors are not entered."""
+    """The object and what hangs on it and may own randomness; modules and tensors are not entered."""
     stack, seen = [(root, 0)], set()
     while stack:
         item, depth = stack.pop()
@@ -145,10 +151,10 @@ def _holders(root: Any) -> Iterator[Any]:
 def untouched(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards the module and all randomness are as they were.
 
-    Restored: train/eval mode of each submodule; buffers; metric states, counters and caches of torchmetrics; lists,
-    dicts, sets, deques and numbers in plain attributes (contents, with the objects' identity kept); attributes that
-    were added or removed; the generators of torch, CUDA, NumPy and ``random``. Parameters and gradients are not
-    written to by an evaluation and are not copied.
+    Restored: train/eval mode of each submodule; buffers; metric states, counters and caches of torchmetrics;
+    lists, dicts, sets, deques and numbers in plain attributes (contents, with the objects' identity kept);
+    attributes that were added or removed; the generators of torch, CUDA, NumPy and ``random``. Parameters
+    and gradients are not written to by an evaluation and are not copied.
 
     Example:
         >>> from torch import nn
@@ -205,20 +211,24 @@ def _content(value: Any, depth: int) -> Callable[[], None] | None:
         copy = value.copy()
         return lambda: np.copyto(value, copy)
     if isinstance(value, dict):
-        items = dict(value)
-        parts = [_content(part, depth + 1) for part in items.values()]
-        return lambda: (_run(parts), value.clear(), value.update(items)) and None
+        parts = [_content(part, depth + 1) for part in value.values()]
+        return partial(_refill, value, value.update, dict(value), parts)
     if isinstance(value, list | deque):
-        held = list(value)
-        parts = [_content(part, depth + 1) for part in held]
-        return lambda: (_run(parts), value.clear(), value.extend(held)) and None
+        parts = [_content(part, depth + 1) for part in value]
+        return partial(_refill, value, value.extend, list(value), parts)
     if isinstance(value, set):
-        members = set(value)
-        return lambda: (value.clear(), value.update(members)) and None
+        return partial(_refill, value, value.update, set(value), [])
     if isinstance(value, tuple):
         parts = [_content(part, depth + 1) for part in value]
         return (lambda: _run(parts)) if any(part is not None for part in parts) else None
     return None
+
+
+def _refill(container: Any, fill: Callable[[Any], None], content: Any, parts: list[Any]) -> None:
+    """Put the same objects back into the same container, and their own contents back into them."""
+    _run(parts)
+    container.clear()
+    fill(content)
 
 
 def _run(parts: list[Callable[[], None] | None]) -> None:

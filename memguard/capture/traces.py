@@ -19,8 +19,8 @@ _Floats = np.ndarray[Any, np.dtype[Any]]
 class LossTraces:
     """One loss for each record and snapshot; NaN where a record was not seen.
 
-    Within a snapshot the first observation of a record counts, so the repeats with which distributed samplers pad
-    an epoch, and those of samplers with replacement, do not blur it.
+    Within a snapshot the first observation of a record counts, so the repeats with which distributed
+    samplers pad an epoch, and those of samplers with replacement, do not blur it.
 
     Args:
         n_records: N.
@@ -78,7 +78,8 @@ class LossTraces:
                 "the dataset changed its length after the run began",
                 "keep one dataset for the whole fit",
             )
-        # First one wins: skip what is known, then write backwards so that the earliest repeat is written last.
+        # First one wins: skip what is known, then write backwards so that the earliest repeat is written
+        # last.
         keep = np.isnan(self._current[rows]) & ~np.isnan(values)
         rows, values = rows[keep][::-1], values[keep][::-1]
         self._current[rows] = values
@@ -128,7 +129,7 @@ class LossTraces:
             out[missing] = row[missing]
         return out
 
-    # -- ranks --------------------------------------------------------------------------------------------------
+    # -- ranks ---
 
     def payload(self) -> dict[str, _Floats]:
         """What this rank saw in the open snapshot, small enough to be gathered."""
@@ -143,7 +144,8 @@ class LossTraces:
 
         Example:
             >>> traces = LossTraces(3)
-            >>> traces.merge([{"positions": [0, 1], "loss": [1.0, 2.0]}, {"positions": [2, 0], "loss": [3.0, 9.0]}])
+            >>> first, second = {"positions": [0, 1], "loss": [1, 2]}, {"positions": [2, 0], "loss": [3, 9]}
+            >>> traces.merge([first, second])
             >>> traces.current.tolist()
             [1.0, 2.0, 3.0]
         """
@@ -151,7 +153,7 @@ class LossTraces:
         for payload in payloads:
             self.add(payload["positions"], payload["loss"])
 
-    # -- state --------------------------------------------------------------------------------------------------
+    # -- state ---
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, so that a checkpoint loads under ``weights_only=True``."""
@@ -180,8 +182,9 @@ class LossTraces:
             self.fingerprint and state["fingerprint"] and state["fingerprint"] != self.fingerprint
         ):
             raise DataError(
-                f"the checkpoint's traces are of {state['n_records']} records ({state['fingerprint'] or 'unnamed'}), "
-                f"the dataset has {self.n_records} ({self.fingerprint or 'unnamed'})",
+                f"the checkpoint's traces are of {state['n_records']} records "
+                f"({state['fingerprint'] or 'unnamed'}), the dataset has {self.n_records} "
+                f"({self.fingerprint or 'unnamed'})",
                 "losses would be given to other patients' records",
                 "resume with the dataset that the run began with",
             )
