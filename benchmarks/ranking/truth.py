@@ -77,13 +77,23 @@ class Pool:
         """Eval losses ``(N,)`` of one model after ``epoch`` epochs."""
         return self.losses[model, int(np.flatnonzero(self.at == epoch)[0])]
 
-    def truth(self, epoch: int, *, without: int | None = None, only: np.ndarray | None = None) -> np.ndarray:
-        """Memorization ``(N,)`` after ``epoch`` epochs, a target's own run left out."""
+    def truth(
+        self,
+        epoch: int,
+        *,
+        without: int | None = None,
+        only: np.ndarray | None = None,
+        probability: bool = False,
+    ) -> np.ndarray:
+        """Memorization ``(N,)`` after ``epoch`` epochs, a target's own run left out.
+
+        In nats, or as a difference in the probability of the true label (``probability``).
+        """
         keep = np.ones(len(self), dtype=bool) if only is None else only.copy()
         if without is not None:
             keep[without] = False
         losses = self.losses[:, int(np.flatnonzero(self.at == epoch)[0])]
-        return memorization(self.inside[keep], losses[keep])
+        return memorization(self.inside[keep], 1 - np.exp(-losses[keep]) if probability else losses[keep])
 
 
 def memorization(inside: np.ndarray, losses: np.ndarray) -> np.ndarray:
