@@ -8,7 +8,7 @@ from memguard.report.flags import FLAG_COLUMNS, check_flags, empty_flags, most_u
 from memguard.report.loggers import log_figure, log_report, log_text
 from memguard.report.page import render_page, write_report
 from memguard.report.private import HashedIds, write_private
-from memguard.report.table import curve_markdown, curve_table
+from memguard.report.table import curve_markdown, curve_table, thin_roc
 
 __all__ = [
     "FLAG_COLUMNS",
@@ -25,6 +25,7 @@ __all__ = [
     "most_urgent",
     "render_page",
     "save_png",
+    "thin_roc",
     "write_private",
     "write_report",
 ]

@@ -90,7 +90,8 @@ class WatchReport:
         commands: Command lines that made this run.
         model: One line about the model.
         dataset: One line or a fingerprint.
-        roc: False- and true-positive rates at the last look, thinned; empty when not kept.
+        roc: False- and true-positive rates at the last look, thinned by `memguard.report.table.thin_roc`;
+            empty when not kept.
         hashed_ids: Whether the ids in the flags are keyed hashes.
         min_cell: Counts of people from 1 to this minus one are shown as "<min_cell".
 

@@ -144,6 +144,8 @@ def _context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> dict[
             description=_spoken_rates(report),
         ),
         "fprs": _fprs(report),
+        "rates": _rate_rows(report),
+        "all_shown": shown is not None and shown.height == report.flagged_patients,
         "looks": _looks(report),
         "varies": _varies(report),
         "n_looks": len(report.curve),
@@ -195,10 +197,16 @@ def _tiles(report: WatchReport) -> list[dict[str, str]]:
             "value": DASH
             if report.flagged_patients is None
             else cell(report.flagged_identifiable, report.min_cell),
-            "note": "first in the list below" if report.flagged_identifiable else "of the flagged",
+            "note": _first(report),
         }
     )
     return tiles
+
+
+def _first(report: WatchReport) -> str:
+    if report.flagged_patients is None:
+        return "not ranked"
+    return "first in the list below" if report.flagged_identifiable else "of the flagged"
 
 
 def _range(low: float, high: float) -> str:
@@ -211,6 +219,13 @@ def _digits(fpr: float) -> int:
 
 def _fprs(report: WatchReport) -> list[float]:
     return sorted({fpr for point in report.curve for fpr in point.tpr}, reverse=True)
+
+
+def _rate_rows(report: WatchReport) -> list[tuple[str, list[str]]]:
+    """False-positive rate -> true-positive rate at the last look and, where it is another, the best one."""
+    looks = [look for look in (report.last, report.best) if look is not None]
+    looks = looks[:1] if len(looks) == 2 and looks[0] is looks[1] else looks
+    return [(f"{100 * fpr:g} %", [estimate(look.tpr.get(fpr), 3) for look in looks]) for fpr in _fprs(report)]
 
 
 def _looks(report: WatchReport) -> list[dict[str, Any]]:

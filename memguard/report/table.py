@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.text import cell, estimate, number
 
-__all__ = ["curve_markdown", "curve_table", "thin"]
+__all__ = ["curve_markdown", "curve_table", "thin", "thin_roc"]
 
 _HEAD = ("epoch", "train loss", "held-out loss", "membership AUC", "flagged")
 _T = TypeVar("_T")
@@ -75,6 +78,30 @@ def thin(items: Sequence[_T], most: int, keep: Sequence[int] = ()) -> list[_T]:
     free = max(0, most - len(wanted))
     wanted |= {round((i + 1) * (len(items) - 1) / (free + 1)) for i in range(free)}
     return [items[i] for i in sorted(wanted)]
+
+
+def thin_roc(fpr: ArrayLike, tpr: ArrayLike, *, most: int = 160) -> list[tuple[float, float]]:
+    """A ROC curve cut down to what a logarithmic axis can show, for `WatchReport.roc`.
+
+    Each kept point is a point of the curve: the best true-positive rate at or below one of ``most`` evenly
+    spaced (in the logarithm) false-positive rates. So it never lies above the curve, and it has far fewer
+    points than there are patients.
+
+    Args:
+        fpr: (T,) false-positive rates, rising.
+        tpr: (T,) true-positive rates, rising.
+        most: At most so many points.
+
+    Example:
+        >>> thin_roc([0, .5, 1], [0, .8, 1])
+        [(0.5, 0.8), (1.0, 1.0)]
+    """
+    x, y = np.asarray(fpr, float), np.asarray(tpr, float)
+    positive = x[x > 0]
+    if not positive.size:
+        return []
+    at = np.searchsorted(x, np.geomspace(positive[0], 1.0, most), side="right") - 1
+    return [(float(x[i]), float(y[i])) for i in np.unique(at) if x[i] > 0]
 
 
 def _looks(report: WatchReport, most: int) -> list[CurvePoint]:

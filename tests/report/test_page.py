@@ -117,7 +117,7 @@ def test_tables_have_headers_and_figures_a_name(page):
     figures = [attrs for tag, attrs in seen.tags if tag == "svg"]
     assert len(figures) <= 2
     assert all(attrs["role"] == "img" and attrs["aria-labelledby"] for attrs in figures)
-    assert page.count("<table>") == page.count("<caption>")
+    assert page.count("<table>") == page.count("<caption>")  # the small one stands beside its own text
     assert "prefers-color-scheme: dark" in page
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import builtins
 import re
 
+import numpy as np
 import pytest
 from fake_watch import about, flags, point, report
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from memguard.attacks.membership import roc
 from memguard.errors import MemguardWarning
 from memguard.report import figures
 from memguard.report.loggers import log_figure, log_report, log_text
-from memguard.report.table import curve_markdown, curve_table, thin
+from memguard.report.table import curve_markdown, curve_table, thin, thin_roc
 from memguard.report.text import cell, estimate, number, percent, share
 
 
@@ -88,6 +90,22 @@ def test_thin_keeps_ends_and_the_best():
     assert 123 in kept
     assert len(kept) <= 10
     assert thin([1, 2], 10) == [1, 2]
+
+
+def test_thin_roc_stays_on_the_curve():
+    rng = np.random.default_rng(0)
+    curve = roc(
+        np.r_[rng.normal(1, 1, 3000), rng.normal(0, 1, 3000)], np.r_[np.ones(3000), np.zeros(3000)] > 0
+    )
+    points = thin_roc(curve.fpr, curve.tpr)
+    best = {}
+    for f, t in zip(curve.fpr, curve.tpr, strict=True):
+        best[f] = max(t, best.get(f, 0.0))
+    assert all(best[f] == t for f, t in points)
+    assert len(points) <= 160
+    assert points[-1] == (1.0, 1.0)
+    assert points[0][0] == pytest.approx(1 / 3000)
+    assert thin_roc([0.0], [0.3]) == []
 
 
 def test_numbers_as_text():
