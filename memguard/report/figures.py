@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DARK", "LIGHT", "curve_figure", "rates_figure", "save_png", "summary_figure", "to_svg"]
 
-LIGHT = {"ink": "#1d2733", "muted": "#65717e", "grid": "#dfe4e8", "held": "#2368a8", "train": "#8a949e",
+LIGHT = {"ink": "#1d2733", "muted": "#65717e", "grid": "#dfe4e8", "held": "#2368a8", "train": "#6b7680",
          "leak": "#c2501c", "band": "#f0c3ab", "paper": "#ffffff"}  # fmt: skip
 DARK = {"ink": "#e6eaee", "muted": "#9aa6b2", "grid": "#313a44", "held": "#6db3f2", "train": "#8d98a4",
         "leak": "#f28c55", "band": "#6e4029", "paper": "#161b21"}  # fmt: skip

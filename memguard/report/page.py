@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +98,26 @@ def write_report(
     """
     folder = Path(folder)
     report = _counted(report, flags)
-    written = {"json": write_private(folder / "report.json", report.to_json())}
-    if flags is not None:
-        written["flags"] = write_private(folder / "flags.parquet", flags)
-    try:
-        page = render_page(report, flags, top=top)
-    except ImportError as error:
-        _warn_page(f"the page was not made ({error})", "pip install memguard-ehr[report]")
-    except Exception as error:  # a page is a view: no fault in it may cost a training run
-        _warn_page(f"the page was not made ({error!r})", "report it, and render it later with render_page")
-    else:
-        written["page"] = write_private(folder / "watch.html", page)
+    makers: dict[str, tuple[str, Callable[[], str | pl.DataFrame | None]]] = {
+        "json": ("report.json", report.to_json),
+        "flags": ("flags.parquet", lambda: flags),
+        "page": ("watch.html", lambda: render_page(report, flags, top=top)),
+    }
+    written = {name: _write(folder / file, make) for name, (file, make) in makers.items()}
     return {name: path for name, path in written.items() if path is not None}
 
 
-def _warn_page(seen: str, fix: str) -> None:
-    warning = MemguardWarning(seen, "report.json and flags.parquet hold the same numbers", fix)
-    warnings.warn(warning, stacklevel=3)
+def _write(path: Path, make: Callable[[], str | pl.DataFrame | None]) -> Path | None:
+    why, fix = "the other files, and the report in memory, are whole", "report this"
+    try:
+        content = make()
+        return None if content is None else write_private(path, content)
+    except ImportError as error:
+        seen, fix = f"{path} was not made ({error})", "pip install memguard-ehr[report]"
+    except Exception as error:  # whatever is wrong with a view, it may not cost a training run
+        seen = f"{path} was not made ({error!r})"
+    warnings.warn(MemguardWarning(seen, why, fix), stacklevel=4)
+    return None
 
 
 def _counted(report: WatchReport, flags: pl.DataFrame | None) -> WatchReport:

@@ -233,3 +233,14 @@ def test_a_fault_in_the_page_costs_the_page(tmp_path):
     assert sorted(written) == ["flags", "json"]
     with pytest.raises(DataError):
         render_page(report(), flags().with_columns(rank=pl.lit("first")))
+
+
+def test_content_that_cannot_be_written_costs_that_file_only(tmp_path):
+    frame = flags(9, 3, 1).with_columns(extra=pl.Series([object()] * 9, dtype=pl.Object))
+    with pytest.warns(MemguardWarning, match="was not made") as seen:
+        written = write_report(report(model=object()), frame, tmp_path)
+    assert {str(one.message).split(" was not made")[0].rsplit("/")[-1] for one in seen} >= {
+        "report.json",
+        "flags.parquet",
+    }
+    assert [p.name for p in tmp_path.iterdir()] == [path.name for path in written.values()]
