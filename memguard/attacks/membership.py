@@ -382,7 +382,8 @@ def _auc_interval(
     theta: float, var_in: float, var_out: float, n_in: int, n_out: int, confidence: float
 ) -> tuple[float, float]:
     variance = var_in + var_out
-    low, high = 0.0, 1.0
+    if min(n_in, n_out) < 2:
+        return 0.0, 1.0
     if 0.0 < theta < 1.0 and 0.0 < variance < math.inf:
         centre = math.log(theta / (1.0 - theta))
         quantile = _t_quantile(var_in, var_out, n_in, n_out, confidence)
