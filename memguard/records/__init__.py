@@ -1,1 +1,33 @@
+"""Who is in the data: record to patient, splits, rarity, near-duplicates, what a record holds, and MEDS.
 
+Numpy, scipy and Polars alone: nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from memguard.records.content import ContentStore, Ragged, RecordContent
+from memguard.records.duplicates import NearDuplicates, near_duplicates
+from memguard.records.meds import MedsDataset, read_meds
+from memguard.records.patients import PatientMap, resolve_patients
+from memguard.records.rarity import RarityTable, rarity
+from memguard.records.splits import ContentOverlap, check_disjoint, content_overlap
+from memguard.records.vocabulary import MedsSequences, Vocabulary
+
+__all__ = [
+    "ContentOverlap",
+    "ContentStore",
+    "MedsDataset",
+    "MedsSequences",
+    "NearDuplicates",
+    "PatientMap",
+    "Ragged",
+    "RarityTable",
+    "RecordContent",
+    "Vocabulary",
+    "check_disjoint",
+    "content_overlap",
+    "near_duplicates",
+    "rarity",
+    "read_meds",
+    "resolve_patients",
+]

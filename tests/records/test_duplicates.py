@@ -21,8 +21,7 @@ def jaccard(one, other):
 
 
 def cohort(n, n_copies, noise, seed, length=24, codes=600):
-    codes = Ragged.from_lengths(x.reshape(-1), np.full(3000, 24))
-    found = near_duplicates(RecordContent.from_codes(codes), range(3000))
+    """Records of one phenotype mixture; the last ones copy the first ones, a share of their codes changed."""
     rng = np.random.default_rng(seed)
     x = rng.zipf(1.3, (n, length)) % codes
     x[n - n_copies :] = x[:n_copies]
