@@ -86,7 +86,7 @@ def page(request):
 @pytest.fixture
 def _no_figures(monkeypatch):
     """Drawing is the slow part, and some tests look at everything but."""
-    monkeypatch.setattr("memguard.report.page.to_svg", lambda *_, **__: "")
+    monkeypatch.setattr("memguard.report.view.to_svg", lambda *_, **__: "")
 
 
 def test_well_formed_and_self_contained(page):
