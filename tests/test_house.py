@@ -26,7 +26,7 @@ FLOORS = [
 ]
 # Sums and estimates: what they compute must be computable without a model at hand.
 NO_TORCH = {"errors", "attacks", "records"}
-# Only these feed a probe from a training (batches, state of tensors); the rest of probes/ is arithmetic on arrays.
+# Only these feed a probe from a training; the rest of probes/ is arithmetic on arrays.
 PROBES_WITH_TORCH = {"ask.py", "watch.py"}
 HEAVY = {"torch", "lightning", "pytorch_lightning", "opacus", "torchmetrics"}
 NEVER_CLAIMED = re.compile(r"\b(anonymous|HIPAA[- ]compliant|GDPR[- ]safe)\b", re.IGNORECASE)
