@@ -54,6 +54,24 @@ class Vocabulary:
         edges: Upper bounds of all bins but the last, float64 ascending, for each code that is binned.
         gap_days: Gaps of at least so many days have a token of their own.
         age_years: Ages from which a new band begins.
+
+    Example:
+        >>> import tempfile
+        >>> from datetime import datetime
+        >>> from pathlib import Path
+        >>> from memguard.records import read_meds
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "data").mkdir()
+        >>> pl.DataFrame(
+        ...     [(1, None, "GENDER//F"), (1, datetime(2020, 1, 1), "A"), (1, datetime(2020, 1, 9), "B")],
+        ...     schema={"subject_id": pl.Int64, "time": pl.Datetime("us"), "code": pl.String},
+        ...     orient="row",
+        ... ).write_parquet(root / "data" / "0.parquet")
+        >>> vocabulary = Vocabulary.fit(read_meds(root), None, gap_days=(1, 7), age_years=())
+        >>> vocabulary.names
+        ('PAD', 'GAP//1-7', 'GAP//7+', 'A', 'B', 'GENDER//F')
+        >>> vocabulary.sequences(read_meds(root)).tokens[0].tolist()
+        [5, 3, 2, 4]
     """
 
     names: tuple[str, ...]
