@@ -282,6 +282,38 @@ class ContentStore:
         first = np.sort(np.unique(index, return_index=True)[1])
         return first[~self._seen[index[first]]]
 
+    def payload(self) -> list[dict[str, Any]]:
+        """Everything gathered so far, for `merge` in another process."""
+        empty: dict[str, Any] = {"codes": None, "x": None, "y": None}
+        parts = [{**empty, "positions": positions} for positions in self._positions]
+        for name, pieces in (("codes", self._codes), ("x", self._x), ("y", self._y)):
+            for part, piece in zip(parts, pieces, strict=False):
+                part[name] = piece
+        return parts
+
+    def merge(self, parts: Sequence[dict[str, Any]]) -> None:
+        """Take in what another store gathered; records already seen are skipped.
+
+        Example:
+            >>> one, other = ContentStore(2), ContentStore(2)
+            >>> one.add([0], x=[[1.0]]); other.add([0, 1], x=[[5.0], [2.0]])
+            >>> one.merge(other.payload())
+            >>> one.content().x.tolist()
+            [[1.0], [2.0]]
+        """
+        for part in parts:
+            fresh = self._fresh(part["positions"])
+            if len(fresh) == 0:
+                continue
+            self._positions.append(part["positions"][fresh])
+            self._seen[part["positions"][fresh]] = True
+            if part["codes"] is not None:
+                self._codes.append(part["codes"].take(fresh))
+            if part["x"] is not None:
+                self._x.append(part["x"][fresh])
+            if part["y"] is not None:
+                self._y.append(part["y"][fresh])
+
     @property
     def n_observed(self) -> int:
         """How many different records have been seen."""
