@@ -2,4 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memguard.callbacks.monitor import LeakageMonitor
+    from memguard.check import check
+    from memguard.errors import MemguardError, MemguardWarning
+
 __version__ = "0.1.0.dev0"
+
+__all__ = ["LeakageMonitor", "MemguardError", "MemguardWarning", "check"]
+
+# Lightning and torch take seconds to import: what needs them is loaded when it is first asked for.
+_HOMES = {
+    "LeakageMonitor": "memguard.callbacks.monitor",
+    "MemguardError": "memguard.errors",
+    "MemguardWarning": "memguard.errors",
+    "check": "memguard.check",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

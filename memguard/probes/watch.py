@@ -139,6 +139,7 @@ class Watch:
 
     Attributes:
         sample: ``(m,)`` positions of the members that are evaluated at each look.
+        unit: Of the losses.
         first_flagged: ``(P,)`` epoch at which each patient was first flagged, NaN where never.
 
     Example:
@@ -157,7 +158,7 @@ class Watch:
         fingerprint: str = "",
     ) -> None:
         self.settings = settings or WatchSettings()
-        self.fingerprint = fingerprint
+        self.fingerprint, self.unit = fingerprint, "nats/record"
         self.members, self.held_out = Side.of(members, fingerprint), Side.of(held_out, fingerprint)
         self.sample: Ints = np.zeros(0, np.int64)
         self.first_flagged = np.full(members.n_patients, np.nan, np.float32)
@@ -289,7 +290,7 @@ class Watch:
         held: Floats,
         mode: Literal["train", "eval"],
     ) -> Memorization:
-        """Score the members at ``rows`` by the losses given, or by their train-time ones where there are none."""
+        """Score the members at ``rows`` by the losses given, or by their train-time ones."""
         train_now = _latest(self.members.traces)[rows]
         tested = np.ones(rows.size, np.bool_) if loss is None else np.isfinite(loss[rows])
         now = train_now if loss is None else np.where(tested, loss[rows], train_now)
@@ -329,6 +330,76 @@ class Watch:
             basis="train-time" if mode == "train" else "evaluated",
             tested=tested,
         )
+
+    def candidates(self, last: Look, budget: int) -> Ints:
+        """The members to evaluate with a budget: all, or the sample and those most likely memorized.
+
+        Which ones are chosen does not bear on the validity of their p-values, as the others get p = 1.
+
+        Returns:
+            Sorted positions, at most ``budget`` of them, of members trained on.
+        """
+        trained = np.flatnonzero(self.members.seen)
+        if budget >= trained.size:
+            return trained
+        if last.memorization is None or budget <= 0:
+            return np.zeros(0, np.int64)
+        worth = np.full(self.members.patients.n_patients, -np.inf)
+        worth[last.memorization.patient] = np.nan_to_num(last.memorization.severity, nan=-np.inf)
+        order = np.argsort(-worth[self.members.patients.code[trained]], kind="stable")
+        return np.sort(trained[order[:budget]])
+
+    # -- other ranks, and patients that only batches know ---------------------------------------------------
+
+    def payload(self) -> dict[str, Any]:
+        """What this rank saw in the epoch under way, for `merge` on every rank."""
+        return {
+            name: {
+                "traces": side.traces.payload(),
+                "tokens": side.tokens[np.flatnonzero(np.isfinite(side.traces.current))],
+                "content": None if side.store.complete else side.store.payload(),
+            }
+            for name, side in (("members", self.members), ("held_out", self.held_out))
+        }
+
+    def merge(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+        """Take in what all ranks saw; a record that several ranks saw counts once."""
+        for name, side in (("members", self.members), ("held_out", self.held_out)):
+            parts = [payload[name] for payload in payloads]
+            side.traces.merge([part["traces"] for part in parts])
+            for part in parts:
+                side.tokens[part["traces"]["positions"]] = part["tokens"]
+                if part["content"] is not None:
+                    side.store.merge(part["content"])
+
+    def name_patients(self, found: Sequence[Mapping[Any, tuple[Ints, list[Any]]]], *, source: str) -> bool:
+        """Take in the patient ids that came with batches.
+
+        Args:
+            found: For each rank, side -> positions and ids.
+            source: In words.
+
+        Returns:
+            Whether the map of a side changed.
+        """
+        changed = False
+        for name, side in (("train", self.members), ("held_out", self.held_out)):
+            positions = np.concatenate([part[name][0] for part in found])
+            ids = [one for part in found for one in part[name][1]]
+            known = np.flatnonzero(side.patients.code >= 0)
+            if not ids or np.isin(positions, known).all():
+                continue
+            n = len(side.patients)
+            side.patients = PatientMap.from_observed(
+                np.concatenate([known, positions]),
+                [*side.patients.ids[side.patients.code[known]].tolist(), *ids],
+                n_records=n,
+                source=source,
+            )
+            changed = True
+        if changed:
+            self.first_flagged = np.full(self.members.patients.n_patients, np.nan, np.float32)
+        return changed
 
     # -- what the records say ------------------------------------------------------------------------------
 
@@ -429,16 +500,16 @@ class Watch:
 
 def _latest(traces: LossTraces) -> Floats:
     """Losses of the epoch under way; for records not seen in it, and after its end, those of the last one."""
-    current = traces.current
+    current: Floats = traces.current
     if len(traces) == 0:
         return current
     last = traces.array()[-1].astype(np.float32)
-    latest: Floats = np.where(np.isfinite(current), current, last)
-    return latest
+    return np.where(np.isfinite(current), current, last)
 
 
 def _row(traces: LossTraces, epoch: int) -> Floats:
-    return traces.array()[traces.epochs.index(epoch)].astype(np.float32)
+    row: Floats = traces.array()[traces.epochs.index(epoch)].astype(np.float32)
+    return row
 
 
 def _scatter(part: NDArray[np.float64], rows: Ints, n: int) -> NDArray[np.float64]:

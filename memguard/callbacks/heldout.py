@@ -1,0 +1,117 @@
+"""Where the losses of held-out patients come from: the run's validation loop, or data that the monitor evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from memguard.capture import Capture, Fetched, batch_content, fetch
+from memguard.errors import HeldOutError, MemguardError
+
+__all__ = ["HeldOutSource"]
+
+Ints = NDArray[np.int64]
+Evaluated = tuple[Ints, NDArray[np.float32], Ints, list[dict[str, NDArray[Any]]]]
+
+
+class HeldOutSource:
+    """The held-out patients of a run.
+
+    Args:
+        heldout: ``"val"`` or ``"val:K"`` for a loader of the validation loop; a DataLoader; a map-style data set.
+        capture: Of the run.
+
+    Attributes:
+        free: Whether the run computes the losses anyway.
+        dataloader_idx: Which validation loader, where ``free``.
+
+    Raises:
+        MemguardError: If ``heldout`` is none of these.
+
+    Example:
+        >>> HeldOutSource("val:1", Capture()).dataloader_idx
+        1
+    """
+
+    def __init__(self, heldout: Any, capture: Capture) -> None:
+        self.capture = capture
+        self.dataloader_idx = 0
+        self.free = isinstance(heldout, str)
+        self._dataset: Any = None
+        self._collate: Any = None
+        self._batch_size = 64
+        if isinstance(heldout, str):
+            name, _, index = heldout.partition(":")
+            if name != "val" or not (index or "0").isdigit():
+                raise MemguardError(
+                    f"heldout={heldout!r}",
+                    "it does not say where the held-out patients are",
+                    'pass heldout="val", "val:1" for a second validation loader, a DataLoader or a data set',
+                )
+            self.dataloader_idx = int(index or 0)
+        elif isinstance(heldout, DataLoader):
+            self._dataset, self._collate = heldout.dataset, heldout.collate_fn
+            self._batch_size = heldout.batch_size or 64
+        elif hasattr(heldout, "__getitem__") and hasattr(heldout, "__len__"):
+            self._dataset = heldout
+        else:
+            raise MemguardError(
+                f"heldout of type {type(heldout).__name__}",
+                "it does not say where the held-out patients are",
+                'pass heldout="val", a DataLoader or a map-style data set',
+            )
+
+    @property
+    def dataset(self) -> Any:
+        """The held-out data set."""
+        if self.free:
+            return self.capture.tracker.dataset("val", self.dataloader_idx)
+        return self._dataset
+
+    @property
+    def n_records(self) -> int:
+        """Its length.
+
+        Raises:
+            HeldOutError: If there is no validation loader, or the data set has no length.
+        """
+        if self.free and self.dataloader_idx >= self.capture.tracker.n_loaders("val"):
+            raise HeldOutError(
+                "no validation loader" + (f" number {self.dataloader_idx}" if self.dataloader_idx else ""),
+                "membership and memorization are measured against patients that the model never saw",
+                "give the run a validation loader, or pass heldout= with a DataLoader of held-out patients, or "
+                "heldout=None for traces alone",
+            )
+        if self.free:
+            return self.capture.tracker.n_records("val", self.dataloader_idx)
+        return len(self._dataset)
+
+    def windows(self, positions: Ints | None = None) -> Fetched:
+        """Batches of these records (of all by default), the same at every call."""
+        rows = np.arange(self.n_records) if positions is None else positions
+        if self.free:
+            return self.capture.fetch("val", rows, dataloader_idx=self.dataloader_idx)
+        return fetch(self._dataset, rows, self._collate, self._batch_size)
+
+    def evaluate(self, windows: Fetched, *, contents: bool = False) -> Evaluated:
+        """Losses of such batches by the run's own validation step.
+
+        Returns:
+            positions, losses, tokens (each ``(n,)``), and the contents per batch where asked for.
+        """
+        captured = self.capture.evaluate(windows, dataloader_idx=self.dataloader_idx)
+        found = [batch_content(b, c) for b, c in zip(windows, captured, strict=True)] if contents else []
+        return (
+            np.concatenate([*windows.positions, np.zeros(0, np.int64)]),
+            _joined([c.loss.cpu().float().numpy() for c in captured], np.float32),
+            _joined([c.tokens.cpu().numpy() for c in captured], np.int64),
+            found,
+        )
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([*parts, np.zeros(0, dtype)]).astype(dtype)

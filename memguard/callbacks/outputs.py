@@ -1,0 +1,251 @@
+"""What leaves the monitor: numbers for loggers, a frame of patients, a report, files. Aggregates only go to loggers."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import platform
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+import memguard
+from memguard.attacks.aggregate import by_patient
+from memguard.attacks.traces import lt_iqr
+from memguard.errors import MemguardError, MemguardWarning
+from memguard.probes.memorization import Memorization
+from memguard.probes.watch import Look, Watch
+from memguard.records.duplicates import near_duplicates
+from memguard.records.rarity import rarity
+from memguard.report.data import CurvePoint, WatchReport
+from memguard.report.flags import check_flags, empty_flags, most_urgent
+from memguard.report.page import write_report
+from memguard.report.private import HashedIds, write_private
+
+__all__ = ["OutputSettings", "curve_point", "logged", "make_report", "patient_frame", "write_outputs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """How results are written.
+
+    Attributes:
+        min_cell: Counts of people from 1 to this minus one are not shown.
+        hash_ids: Keyed hashes in place of patient ids.
+        rare_at_most: A code carried by at most so many patients makes its carriers identifiable.
+        quasi_identifiers: Codes that somebody else may know; the first codes of a record by default.
+    """
+
+    min_cell: int = 5
+    hash_ids: bool = True
+    rare_at_most: int = 3
+    quasi_identifiers: Sequence[int] | None = None
+
+    @property
+    def rule(self) -> str:
+        """What "identifiable" means, in words."""
+        return (
+            f"carries a code that at most {self.rare_at_most} training patients carry, or is alone in the "
+            "equivalence class"
+        )
+
+
+def curve_point(
+    look: Look, flag_rate: float, *, probe_seconds: float, train_seconds: float | None
+) -> CurvePoint:
+    """One point of the curve from one look."""
+    seen, found = look.membership, look.memorization
+    return CurvePoint(
+        epoch=look.epoch,
+        step=look.step,
+        train_loss=look.train_loss,
+        held_out_loss=None if seen is None else seen.held_out_loss,
+        member_loss=None if seen is None else seen.member_loss,
+        auc=None if seen is None else seen.auc,
+        tpr={} if seen is None else seen.tpr,
+        loss_gap=None if seen is None else seen.gap,
+        coverage=look.coverage,
+        surrogate_fit=None if found is None else found.fit_r,
+        flagged_patients=None if found is None else int(found.flagged(flag_rate).sum()),
+        memorized_share=look.memorized_share,
+        blind_auc=look.blind,
+        probe_seconds=probe_seconds,
+        train_seconds=train_seconds,
+    )
+
+
+def logged(point: CurvePoint, *, min_cell: int = 5) -> dict[str, float]:
+    """The metrics of a point, by the names under which they are logged; what was not measured is left out.
+
+    A count of patients from 1 to ``min_cell - 1`` becomes ``min_cell - 1``: never too low, and it does not tell
+    how few.
+
+    Example:
+        >>> logged(CurvePoint(epoch=1, step=9, coverage=1.0, flagged_patients=2))
+        {'memguard/coverage': 1.0, 'memguard/flagged_patients': 4.0, 'memguard/probe_seconds': 0.0}
+    """
+    flagged = point.flagged_patients
+    if flagged is not None and 0 < flagged < min_cell:
+        flagged = min_cell - 1
+    values: dict[str, float | None] = {
+        "membership_auc": None if point.auc is None else point.auc.value,
+        **{f"tpr_at_fpr_{fpr:g}": rate.value for fpr, rate in sorted(point.tpr.items(), reverse=True)},
+        "loss_gap": None if point.loss_gap is None else point.loss_gap.value,
+        "coverage": point.coverage,
+        "surrogate_fit": point.surrogate_fit,
+        "flagged_patients": flagged,
+        "memorized_share": None if point.memorized_share is None else point.memorized_share.value,
+        "blind_auc": None if point.blind_auc is None else point.blind_auc.value,
+        "probe_seconds": point.probe_seconds,
+    }
+    kept = {name: float(value) for name, value in values.items() if value is not None}
+    return {f"memguard/{name}": value for name, value in kept.items() if math.isfinite(value)}
+
+
+def patient_frame(
+    watch: Watch,
+    found: Memorization | None,
+    flag_rate: float,
+    settings: OutputSettings,
+    hashed: HashedIds | None,
+) -> pl.DataFrame:
+    """One row per scored patient, most memorized first.
+
+    Columns are those of `memguard.report.flags.FLAG_COLUMNS` and ``score``, by which ``rank`` goes.
+    """
+    if found is None:
+        return empty_flags().with_columns(pl.Series("score", [], pl.Float64))
+    ids = watch.members.patients.ids[found.patient].tolist()
+    order = np.argsort(-found.score, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    facts = _rarity(watch, found, settings)
+    frame = pl.DataFrame(
+        {
+            "patient": hashed(ids) if hashed is not None else [str(one) for one in ids],
+            "rank": rank,
+            "severity": found.severity,
+            "severity_low": found.severity_low,
+            "severity_high": found.severity_high,
+            "bits": found.bits,
+            "p": found.p,
+            "q": found.q,
+            "flagged": found.flagged(flag_rate),
+            "lt_iqr": _lt_iqr(watch)[found.patient],
+            "first_epoch": watch.first_flagged[found.patient].astype(np.float64),
+            "n_records": found.records,
+            "n_tokens": found.tokens,
+            **facts,
+            "score": found.score,
+        }
+    )
+    nan = [pl.col(name).fill_nan(None) for name in ("first_epoch", "lt_iqr", "score", "severity")]
+    return check_flags(frame.with_columns(nan).sort("rank"))
+
+
+def _rarity(
+    watch: Watch, found: Memorization, settings: OutputSettings
+) -> dict[str, NDArray[Any] | list[None]]:
+    """Rarity facts of the scored patients, nulls where the contents of the records are not known."""
+    nothing: list[None] = [None] * found.patient.size
+    names = ("rare_codes", "rarest_code_patients", "equivalence_class", "near_duplicates", "identifiable")
+    if watch.members.store.n_observed == 0:
+        return dict.fromkeys(names, nothing)
+    content = watch.members.store.content()
+    try:
+        table = rarity(
+            content,
+            watch.members.patients,
+            rare_at_most=settings.rare_at_most,
+            quasi_identifiers=settings.quasi_identifiers,
+        )
+        near = near_duplicates(content, watch.members.patients, seed=watch.settings.seed)
+    except MemguardError as error:
+        warnings.warn(
+            MemguardWarning(f"no rarity facts ({error})", "who is identifiable is not known", ""),
+            stacklevel=2,
+        )
+        return dict.fromkeys(names, nothing)
+    at = found.patient
+    return {
+        "rare_codes": table.n_rare_codes[at],
+        "rarest_code_patients": table.min_code_patients[at],
+        "equivalence_class": table.equivalence_class[at],
+        "near_duplicates": near.cluster_size[at] - 1,
+        "identifiable": (table.n_rare_codes[at] > 0) | table.unique[at],
+    }
+
+
+def _lt_iqr(watch: Watch) -> NDArray[np.float64]:
+    """LT-IQR of each patient: the mean over its records, weighted by their tokens; ``(P,)``, NaN where unknown."""
+    out = np.full(watch.members.patients.n_patients, np.nan)
+    traces = watch.members.traces.array()
+    if len(traces) < 4:
+        return out
+    spread = lt_iqr(traces)
+    weight = np.maximum(watch.members.tokens, 1)
+    totals = by_patient(watch.members.patients.code, spread * weight, weight, missing="drop")
+    out[totals.patient.astype(np.int64)] = totals.nats_per_token
+    return out
+
+
+def make_report(
+    watch: Watch,
+    curve: Sequence[CurvePoint],
+    found: Memorization | None,
+    *,
+    flag_rate: float,
+    settings: OutputSettings,
+    notes: Sequence[str],
+    model: str,
+    roc: Sequence[tuple[float, float]] = (),
+) -> WatchReport:
+    """The whole run as one report; counts of flagged patients are read off the frame when it is written."""
+    members, held_out = watch.members.patients, watch.held_out.patients
+    return WatchReport(
+        version=memguard.__version__,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        unit=members.unit,
+        patients_source=members.source,
+        n_members=members.n_patients,
+        n_held_out=held_out.n_patients,
+        flag_rate=flag_rate,
+        curve=curve,
+        n_ranked=None if found is None else found.patient.size,
+        identifiable_rule=settings.rule,
+        p_method=None if found is None else found.p_method,
+        p_resolution=None if found is None else found.p_resolution,
+        loss_unit=watch.unit,
+        score="" if found is None else found.detail,
+        notes=notes,
+        versions=_versions(),
+        seeds={"monitor": watch.settings.seed},
+        model=model,
+        dataset=f"fingerprint {watch.fingerprint}: {len(members)} training and {len(held_out)} held-out records",
+        roc=roc,
+        min_cell=settings.min_cell,
+    )
+
+
+def write_outputs(report: WatchReport, patients: pl.DataFrame, folder: Path) -> dict[str, Path]:
+    """Report, flags, everybody's scores and the page, readable by their owner alone; a full disk only warns."""
+    written = write_report(report, most_urgent(patients, None), folder)
+    everybody = write_private(folder / "patients.parquet", patients)
+    return written if everybody is None else {**written, "patients": everybody}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("torch", "lightning", "numpy", "scipy", "polars"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
