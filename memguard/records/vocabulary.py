@@ -139,7 +139,7 @@ class Vocabulary:
                 "every sequence would be empty",
                 "widen include=, exclude=, min_subjects= or the split",
             )
-        binned = kept.filter(pl.col("values") >= max(min_values, 2))["code"].implode()
+        binned = kept.filter(pl.col("values") >= max(min_values, 2))["code"].to_list()
         values = events.filter(_MEASURED & pl.col("code").is_in(binned)).select("code", "numeric_value")
         edges = {
             str(code): _edges(part["numeric_value"].to_numpy().astype(np.float64), n_bins)
@@ -191,11 +191,11 @@ class Vocabulary:
         bins = {name for code, edges in self.edges.items() for name in _bin_names(code, edges)}
         codes = sorted((set(self.names[self._first_code :]) - bins) | set(self.edges))
         # Empty codes pass the filter so that they are refused and not lost.
-        wanted = pl.col("code").is_in(pl.Series([*codes, _BIRTH]).implode()) | pl.col("code").is_null()
+        wanted = pl.col("code").is_in([*codes, _BIRTH]) | pl.col("code").is_null()
         events = dataset.events(split, subjects=subjects).filter(wanted).collect()
         _refuse_nulls(events, dataset.root)
         birth = events.filter(pl.col("code") == _BIRTH).group_by("subject_id").agg(birth=pl.col("time").min())
-        events = events.filter(pl.col("code").is_in(pl.Series(codes, dtype=pl.String).implode()))
+        events = events.filter(pl.col("code").is_in(codes))
         events = events.sort("subject_id", "time", nulls_last=False, maintain_order=True)
         events = events.with_columns(token=self._tokens(events, codes, number)).filter(pl.col("token") > 0)
         dated = pl.col("time").is_not_null()

