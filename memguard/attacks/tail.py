@@ -19,7 +19,7 @@ _LEAST_NULL = 200  # held-out patients below which no tail is fitted
 _LEAST_EXCESSES = 20
 _MOST_EXCESSES = 100  # more would reach below the tail proper: t(4) at n = 2,000 is then too small by 1.2
 _REACH = 100.0  # a p-value is never more than this factor below 1 / (n + 1)
-_SHAPES = np.linspace(0.0, 1.0, 21)  # from exponential to infinite mean; bounded tails count as exponential
+_SHAPES = np.linspace(0.0, 1.0, 11)  # from exponential to infinite mean; bounded tails count as exponential
 _LOG_SCALES = np.linspace(-1.5, 2.0, 41)
 
 
@@ -48,10 +48,10 @@ def tail_p_values(scores: ArrayLike, null_scores: ArrayLike, *, folds: int = 5) 
 
     Up to the largest of the n held-out scores the p-value is the empirical one. Above it the p-value would
     stay at 1 / (n + 1); there, and only there, it falls with the tail model, no further than to
-    1 / (100 (n + 1)). The model is the posterior predictive tail of the highest 10 % (20 to 100) of the held-out scores, with
-    a flat prior on the shape in [0, 1] and on the log scale: it carries the uncertainty of the fit into the
-    p-value (for exponential excesses and known shape it would be exact), and tails that are lighter than
-    exponential, bounded ones too, are treated as exponential, so that it errs upward.
+    1 / (100 (n + 1)). The model is the posterior predictive tail of the highest 10 % (20 to 100) of the
+    held-out scores, with a flat prior on the shape in [0, 1] and on the log scale: it carries the uncertainty
+    of the fit into the p-value (for exponential excesses and known shape it would be exact), and tails that
+    are lighter than exponential, bounded ones too, are treated as exponential, so that it errs upward.
 
     It is used only if it is calibrated on held-out folds: it is fitted to ``folds - 1`` parts of the held-out
     patients and predicts the rest; at each of the levels 10/n, 3/n, 1/n, 0.1/n, 0.01/n the pooled number of
@@ -61,8 +61,8 @@ def tail_p_values(scores: ArrayLike, null_scores: ArrayLike, *, folds: int = 5) 
 
     Guarantees:
         Empirical p-values are valid without assumption. Below 1 / (n + 1) validity rests on a tail that is
-        regular above the 20 to 100 highest held-out scores, with shape at most 1; no data can prove that, and a rare second
-        population that the held-out patients happen not to show breaks it.
+        regular above the 20 to 100 highest held-out scores, with shape at most 1; no data can prove that, and
+        a rare second population that the held-out patients happen not to show breaks it.
 
     Args:
         scores: ``(N,)``, one per patient, larger = more memorized.
@@ -116,13 +116,14 @@ class _Tail:
         logs = np.stack([np.log1p(xi * ratio).sum(axis=0) for xi in shape])
         loglik = -k * _LOG_SCALES - (1.0 + 1.0 / shape[:, None]) * logs
         posterior = np.exp(loglik - loglik.max())
-        posterior /= posterior.sum()
+        # cells that cannot matter are left out: each less than 1e-9 of the largest
+        i, j = np.nonzero(posterior > 1e-9)
+        weight, xi = posterior[i, j] / posterior[i, j].sum(), shape[i, None]
         # a fixed grid of excesses, interpolated in log-log, serves any number of scores
-        self.grid = np.geomspace(1e-3, 1e6, 240)
-        z = np.log1p(shape[:, None, None] * self.grid / scales[:, None])
-        survival = np.tensordot(posterior, np.exp(-z / shape[:, None, None]), axes=2)
+        grid = np.geomspace(1e-3, 1e6, 180)
+        survival = weight @ np.exp(-np.log1p(xi * grid / scales[j, None]) / xi)
         self.log_p = math.log((k + 1) / (n + 1)) + np.log(np.maximum(survival, 1e-300))
-        self.log_grid = np.log(self.grid * unit)
+        self.log_grid = np.log(grid * unit)
 
     def p(self, scores: Floats) -> Floats:
         """Probability of a new null score at least this large, for scores above the start of the tail."""
