@@ -14,6 +14,7 @@ from memguard.capture.losses import CapturedLoss
 __all__ = ["batch_content"]
 
 _WIDEST = 4096
+_NAMES = frozenset({"y", "label", "labels", "target", "targets", "outcome"})
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -48,10 +49,14 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
         return {"codes": _cpu(codes).astype(np.int32), "mask": _cpu(keep)}
     size = len(captured.loss)
     columns, width = [], 0
-    for _, tensor in tensors_in(batch):
-        if tensor.dim() == 0 or tensor.shape[0] != size or tensor.is_complex():
-            continue
-        if targets is not None and _same(tensor, targets):
+    parts = [
+        (path, tensor)
+        for path, tensor in tensors_in(batch)
+        if tensor.dim() and tensor.shape[0] == size and not tensor.is_complex()
+    ]
+    labels = _labels(parts, targets) if targets is not None else set()
+    for path, tensor in parts:
+        if path in labels:
             continue
         part = tensor.detach().reshape(size, -1)[:, : widest - width]
         columns.append(_cpu(part.to(torch.float32)))
@@ -64,10 +69,21 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
     return content
 
 
+def _labels(parts: list[tuple[str, Tensor]], targets: Tensor) -> set[str]:
+    """Which entries of the batch are the label: the targets' own memory, or else the last entry equal to them.
+
+    A feature may equal the label in a small batch by chance, so equality alone would drop a column now and then.
+    """
+    own = {
+        path for path, tensor in parts if tensor.data_ptr() == targets.data_ptr() and _same(tensor, targets)
+    }
+    equal = [path for path, tensor in parts if _same(tensor, targets)] if not own else []
+    named = [path for path in equal if path.rpartition(".")[2].lower() in _NAMES]
+    return own or set(named[-1:] or equal[-1:])
+
+
 def _same(tensor: Tensor, targets: Tensor) -> bool:
-    """Whether a tensor of the batch is the label, whatever its dtype and trailing dimensions."""
-    if tensor is targets:
-        return True
+    """Equal values, whatever the dtype and the trailing dimensions."""
     if tensor.numel() != targets.numel() or tensor.device != targets.device:
         return False
     return bool((tensor.reshape(-1).to(torch.float64) == targets.reshape(-1).to(torch.float64)).all())

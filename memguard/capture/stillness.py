@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ _INTERNAL = frozenset(
 )
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _DEPTH = 4
+_NO_KEEPERS = frozenset(
+    {"torch", "lightning", "pytorch_lightning", "transformers", "numpy", "builtins", "tokenizers"}
+)
 
 
 @contextlib.contextmanager
@@ -221,7 +225,20 @@ def _content(value: Any, depth: int) -> Callable[[], None] | None:
     if isinstance(value, tuple):
         parts = [_content(part, depth + 1) for part in value]
         return (lambda: _run(parts)) if any(part is not None for part in parts) else None
+    if _is_keeper(value):
+        return _content(vars(value), depth + 1)
     return None
+
+
+def _is_keeper(value: Any) -> bool:
+    """A plain object of the user's own making that may keep count of something, such as an average meter."""
+    if (
+        isinstance(value, type | ModuleType | random.Random)
+        or callable(value)
+        or not hasattr(value, "__dict__")
+    ):
+        return False
+    return type(value).__module__.partition(".")[0] not in _NO_KEEPERS
 
 
 def _refill(container: Any, fill: Callable[[Any], None], content: Any, parts: list[Any]) -> None:
@@ -241,10 +258,11 @@ def _tensor(value: Tensor) -> Callable[[], None] | None:
     if value.layout is not torch.strided or value.numel() == 0:
         return None
     copy = value.detach().clone()
-    version = None if value.is_inference() else value._version
 
     def restore() -> None:
-        if version is not None and value._version == version:
+        # Not by the version counter: batch norm writes its statistics without counting. And not always: a write
+        # to a tensor that the running step saved for its backward pass would make that pass fail.
+        if torch.equal(value, copy):
             return
         with torch.inference_mode(value.is_inference() or torch.is_inference_mode_enabled()), torch.no_grad():
             value.detach().copy_(copy) if not value.is_leaf else value.data.copy_(copy)

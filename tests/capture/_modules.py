@@ -49,13 +49,29 @@ class Codes(Dataset):
         return {"codes": self.codes[i], "keep": self.keep[i]}
 
 
+class Notes:
+    """Out of reach of whatever restores the attributes of a module."""
+
+    __slots__ = ("train", "val")
+
+    def __init__(self):
+        self.train, self.val = [], []
+
+    def __getitem__(self, stage):
+        return getattr(self, stage)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Noted:
     """Notes, beside each step, the records by content and the losses by hand."""
 
     def note(self, stage, ids, by_hand):
         if not hasattr(self, "noted"):
-            object.__setattr__(self, "noted", {"train": [], "val": []})
-        self.noted[stage].append((ids.detach().long().clone(), by_hand.detach().float().clone()))
+            object.__setattr__(self, "noted", Notes())
+        with torch.inference_mode(False):
+            self.noted[stage].append((ids.detach().long().clone(), by_hand.detach().float().clone()))
 
 
 class Classifier(Noted, pl.LightningModule):

@@ -67,7 +67,8 @@ def test_elementwise_losses(name, reduction):
 
 MODULES = [
     nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss(), nn.BCELoss(), nn.NLLLoss(), nn.MSELoss(), nn.L1Loss(),
-    nn.HuberLoss(), nn.SmoothL1Loss(), nn.GaussianNLLLoss(), nn.PoissonNLLLoss(), nn.KLDivLoss(reduction="batchmean"),
+    nn.HuberLoss(), nn.SmoothL1Loss(), nn.GaussianNLLLoss(), nn.PoissonNLLLoss(),
+    nn.KLDivLoss(reduction="batchmean"),
 ]  # fmt: skip
 
 
@@ -215,7 +216,7 @@ def two_heads():
 REFUSED = {
     "two heads": two_heads,
     "scaled": lambda: F.cross_entropy(x(B, C), LABELS) / 2,
-    "masked": lambda: (F.cross_entropy(x(B, C), LABELS, reduction="none") * torch.tensor([1, 1, 0, 1, 1, 0])).mean(),
+    "masked": lambda: (F.cross_entropy(x(B, C), LABELS, reduction="none") * (LABELS > 1)).mean(),
     "by hand": lambda: -x(B, C).log_softmax(1).gather(1, LABELS[:, None]).mean(),
     "aten": lambda: torch._C._nn.cross_entropy_loss(x(B, C), LABELS),
     "twice the same": lambda: [F.cross_entropy(x(B, C), LABELS) for _ in range(2)][1].clone(),
