@@ -218,7 +218,8 @@ def rates_panel(axes: Axes, report: WatchReport, colors: Mapping[str, str]) -> N
         looks.append((best, colors["held"], "o", "epoch {:g}, best held-out"))
     rates = [fpr for look, *_ in looks if look is not None for fpr in look.tpr if fpr > 0]
     floor = min([1e-3, *(rate / 2 for rate in rates)])
-    roc = [(f, t) for f, t in report.roc if f >= floor and t >= floor]
+    lowest = min(rates, default=floor)  # the curve is not drawn where no rate could be supported
+    roc = [(f, t) for f, t in report.roc if f >= lowest and t >= floor]
     if roc:
         axes.plot(
             [f for f, _ in roc],

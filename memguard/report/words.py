@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from memguard.report.data import WatchReport
-from memguard.report.text import cell, count, estimate, percent
+from memguard.report.text import count, estimate, percent
 
 __all__ = ["does_not_show", "shows"]
 
@@ -64,11 +64,9 @@ def _memorized(report: WatchReport) -> str:
         f"p-value, Benjamini-Hochberg): on average at most {percent(report.flag_rate)} of the flagged are "
         "false"
     )
-    if report.flagged_patients:
+    if report.flagged_patients and report.flagged_patients >= report.min_cell:
         wrong = math.ceil(report.flag_rate * report.flagged_patients)
-        text += (
-            f", here about {cell(wrong, report.min_cell)} of {cell(report.flagged_patients, report.min_cell)}"
-        )
+        text += f", here about {count(wrong)} of {count(report.flagged_patients)}"
     if report.p_method == "tail":
         text += (
             f". Counting alone cannot go below p = {report.p_resolution:.2g}; smaller values come from a "
