@@ -274,12 +274,9 @@ def _search(dataset: Any, size: int, name: str, misfits: list[str]) -> PatientMa
         value = getattr(dataset, attribute, None)
         if value is None and attribute in (getattr(dataset, "column_names", None) or ()):
             value = dataset[attribute]  # a Hugging Face data set
-        if (
-            value is None
-            or callable(value)
-            or isinstance(value, (str, bytes))
-            or not hasattr(value, "__len__")
-        ):
+        if callable(value) or isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+            continue
+        if getattr(value, "ndim", 1) == 0:  # one id for the whole data set says nothing of its records
             continue
         if len(value) == size:
             return PatientMap.from_ids(value, source=f"{name}.{attribute}")

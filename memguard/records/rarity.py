@@ -6,7 +6,7 @@ memorized patients carry no rare code at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from memguard.records.incidence import Incidence, feature_of, incidence, patient
 from memguard.records.patients import PatientMap
 
 __all__ = ["RarityTable", "rarity"]
+
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +101,11 @@ def rarity(
         ([0, 1, 1], [2, 1, 1], [2, 2, 1])
     """
     table = incidence(content, patient)
-    counts, observed = table.counts, table.observed
-    carriers = table.code_patients()
-    per_entry, start = carriers[counts.indices], counts.indptr.astype(np.int64)
-    carried = np.diff(start)
-    some = carried > 0
-    lowest = np.zeros(len(table.ids), np.int64)
-    if np.any(some):
-        lowest[some] = np.minimum.reduceat(per_entry, start[:-1][some])
-    idf = np.log(max(int(observed.sum()), 1) / np.maximum(carriers, 1))[counts.indices]
+    observed, carriers = table.observed, table.code_patients()
+    carried = np.diff(table.counts.indptr)
+    idf = np.log(max(int(observed.sum()), 1) / np.maximum(carriers, 1))
     with np.errstate(invalid="ignore"):
-        mean_idf = _row_sums(idf, start) / carried
+        mean_idf = _sums(table, idf) / carried
     if quasi_identifiers is not None:
         key = _carried(table, _columns_of(content, table, quasi_identifiers))
     elif content.codes is None:
@@ -121,8 +117,8 @@ def rarity(
     size[observed] = np.bincount(group)[group] if len(group) else 0
     return RarityTable(
         ids=table.ids,
-        n_rare_codes=_row_sums((per_entry <= rare_at_most).astype(np.int64), start),
-        min_code_patients=lowest,
+        n_rare_codes=_sums(table, (carriers <= rare_at_most).astype(np.int64)),
+        min_code_patients=_minima(table, carriers),
         mean_idf=mean_idf,
         equivalence_class=size,
         unique=size == 1,
@@ -130,10 +126,31 @@ def rarity(
     )
 
 
-def _row_sums(values: NDArray[Any], start: NDArray[np.int64]) -> NDArray[Any]:
-    total = np.concatenate([np.zeros(1, values.dtype), np.cumsum(values)])
-    sums: NDArray[Any] = total[start[1:]] - total[start[:-1]]
+def _blocks(table: Incidence) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int32]]]:
+    """Patients in blocks, so that no temporary array is as long as the data."""
+    start, column = table.counts.indptr.astype(np.int64), table.counts.indices
+    for low in range(0, len(table.ids), _BLOCK):
+        high = min(low + _BLOCK, len(table.ids))
+        yield slice(low, high), start[low : high + 1] - start[low], column[start[low] : start[high]]
+
+
+def _sums(table: Incidence, weight: NDArray[Any]) -> NDArray[Any]:
+    """Sum, for each patient, of the weights of the codes that the patient carries."""
+    sums = np.zeros(len(table.ids), weight.dtype)
+    for rows, start, column in _blocks(table):
+        total = np.concatenate([np.zeros(1, weight.dtype), np.cumsum(weight[column], dtype=weight.dtype)])
+        sums[rows] = total[start[1:]] - total[start[:-1]]
     return sums
+
+
+def _minima(table: Incidence, weight: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Least weight among the codes of each patient, 0 for a patient without codes."""
+    minima = np.zeros(len(table.ids), np.int64)
+    for rows, start, column in _blocks(table):
+        some = np.diff(start) > 0
+        if np.any(some):
+            minima[rows][some] = np.minimum.reduceat(weight[column], start[:-1][some])
+    return minima
 
 
 def _columns_of(content: RecordContent, table: Incidence, wanted: Sequence[int]) -> NDArray[np.bool_]:
@@ -153,10 +170,8 @@ def _columns_of(content: RecordContent, table: Incidence, wanted: Sequence[int])
 
 def _carried(table: Incidence, chosen: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """A 64-bit key of the set of chosen codes that each patient carries."""
-    entries = np.where(
-        chosen[table.counts.indices], scramble(table.counts.indices.astype(np.uint64)), np.uint64(0)
-    )
-    return _row_sums(entries.astype(np.uint64), table.counts.indptr.astype(np.int64))
+    hashes = scramble(np.arange(len(table.code), dtype=np.uint64))
+    return np.asarray(_sums(table, np.where(chosen, hashes, np.uint64(0))), dtype=np.uint64)
 
 
 def _first_codes(content: RecordContent, patient: PatientMap | ArrayLike, static: int) -> NDArray[np.uint64]:

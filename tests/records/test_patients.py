@@ -162,6 +162,8 @@ def test_ids_that_do_not_fit_are_refused():
     # another attribute that fits is enough
     assert ids_of(resolve_patients(Visits(patient_ids=[1], subject_ids=PEOPLE))) == PEOPLE
     assert resolve_patients(Visits(patient_ids="P1")).unit == "record"  # one id for the whole data set
+    assert resolve_patients(Visits(patient_id=torch.tensor(4))).unit == "record"
+    assert resolve_patients(Visits(patient_id=np.array(4))).unit == "record"
     assert resolve_patients(Visits(patient_id=lambda i: i)).unit == "record"
 
 
