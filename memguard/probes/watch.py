@@ -444,7 +444,7 @@ class Watch:
                     inside.take(rows),
                     outside.take(columns),
                     self.members.patients.code[rows],
-                    self.held_out.patients.code[columns],
+                    -1 - self.held_out.patients.code[columns],  # the sides are numbered apart
                     seed=self.settings.seed,
                 )
             except MemguardError as error:
