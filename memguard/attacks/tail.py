@@ -128,7 +128,8 @@ class _Tail:
     def p(self, scores: Floats) -> Floats:
         """Probability of a new null score at least this large, for scores above the start of the tail."""
         where = np.log(np.maximum(scores - self.start, 1e-300))
-        return np.exp(np.interp(where, self.log_grid, self.log_p))
+        p: Floats = np.exp(np.interp(where, self.log_grid, self.log_p))
+        return p
 
 
 def _n_excesses(n: int) -> int:
