@@ -27,6 +27,10 @@ __all__ = ["NearDuplicates", "near_duplicates"]
 _RECALL = 0.99  # chance that a pair at the threshold shares a band
 _REACH = 8  # neighbours within a band that are compared
 _CHUNK = 1 << 18
+_BLOCK = 1 << 13
+_SKETCH = 64
+_LOW = np.uint64((1 << 24) - 1)
+_ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ def near_duplicates(
     if len(members) > 1:
         counts = table.counts[members]
         rng = np.random.default_rng(seed)
-        one, other = _candidates(counts, *_bands(threshold, n_hashes), rng)
+        one, other = _candidates(counts, threshold, n_hashes, rng)
         similarity = _jaccard(counts, one, other)
         near = similarity >= threshold
         one, other, similarity = members[one[near]], members[other[near]], similarity[near]
@@ -161,48 +165,88 @@ def _bands(threshold: float, n_hashes: int) -> tuple[int, int]:
     return n_hashes, 1
 
 
-def _candidates(
+def _signatures(
     counts: sparse.csr_array, bands: int, rows: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of patients whose signatures agree in a band, each once, the lower number first."""
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """MinHash signatures, each band in one 64-bit key, and a sketch of one bit from each of the first 64 hashes.
+
+    Args:
+        counts: ``(P, V)`` bags of codes, none of them empty.
+        bands: How many keys.
+        rows: Hashes in each.
+        rng: Of the hashes.
+
+    Returns:
+        Keys ``(bands, P)``, the first hash of the first and of the last band ``(2, P)``, sketches ``(P,)``.
+    """
+    salt = rng.integers(0, 2**63, (bands, rows), dtype=np.uint64)
+    factor = rng.integers(0, 2**63, (bands, rows), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     n = counts.shape[0]
-    # A code that occurs k times is k different items, so that sets of items are bags of codes.
-    repeat = np.diff(np.concatenate([[0], np.cumsum(counts.data)]))
-    item = np.repeat(counts.indices.astype(np.uint64) << np.uint64(20), repeat)
-    ends = np.cumsum(repeat)
-    item += (np.arange(len(item)) - np.repeat(ends - repeat, repeat)).astype(np.uint64) & np.uint64(
-        (1 << 20) - 1
-    )
-    start = np.concatenate([[0], ends])[counts.indptr[:-1]]
-    item = scramble(item)
-    found: list[NDArray[np.int64]] = []
-    buffer = np.empty_like(item)
-    tie = _lowest(item, start, rng, buffer)
-    for _ in range(bands):
-        key = np.zeros(n, np.uint64)
-        for _ in range(rows):
-            key = scramble(key ^ _lowest(item, start, rng, buffer))
-        order = np.lexsort((tie, key))
-        sorted_key = key[order]
-        for reach in range(1, _REACH + 1):
-            same = np.flatnonzero(sorted_key[reach:] == sorted_key[:-reach])
+    keys, firsts, sketch = (np.zeros(shape, np.uint64) for shape in ((bands, n), (2, n), (n,)))
+    indptr = counts.indptr.astype(np.int64)
+    for low in range(0, n, _BLOCK):  # a block of items stays in the cache
+        high = min(low + _BLOCK, n)
+        entry = slice(indptr[low], indptr[high])
+        item, first = _items(counts.indices[entry], counts.data[entry])
+        start = first[indptr[low:high] - indptr[low]]
+        buffer = np.empty_like(item)
+        for band in range(bands):
+            for row in range(rows):
+                # Multiplying by an odd number is a permutation modulo 2^64.
+                np.bitwise_xor(item, salt[band, row], out=buffer)
+                np.multiply(buffer, factor[band, row], out=buffer)
+                # Scrambled, so that the bit kept depends on the hash and not on the item alone.
+                lowest = scramble(np.asarray(np.minimum.reduceat(buffer, start), dtype=np.uint64))
+                keys[band, low:high] = scramble(keys[band, low:high] ^ lowest)
+                if row == 0 and band in (0, bands - 1):
+                    firsts[-1 if band else 0, low:high] = lowest
+                if band * rows + row < _SKETCH:
+                    sketch[low:high] |= (lowest & np.uint64(1)) << np.uint64(band * rows + row)
+    return keys, firsts, sketch
+
+
+def _items(code: NDArray[np.int32], count: NDArray[np.int32]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """A code that occurs k times as k different items, hashed, and where the first item of each code is."""
+    ends = np.cumsum(count, dtype=np.int64)
+    first = ends - count
+    time = np.arange(int(ends[-1]), dtype=np.int64) - np.repeat(first, count)
+    item = np.repeat(code.astype(np.uint64), count) << np.uint64(32)
+    return scramble(item | time.astype(np.uint64)), first
+
+
+def _candidates(
+    counts: sparse.csr_array, threshold: float, n_hashes: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of patients who agree in a band and whose sketches do not tell them apart, each pair once."""
+    n = counts.shape[0]
+    bands, rows = _bands(threshold, n_hashes)
+    keys, firsts, sketch = _signatures(counts, bands, rows, rng)
+    # One hash in common gives one bit in common, any other two half a bit: fewer than this is 3.5 deviations off.
+    bits, agree = min(bands * rows, _SKETCH), (1 + threshold) / 2
+    fewest = bits * agree - 3.5 * np.sqrt(bits * agree * (1 - agree))
+    found = [np.zeros(0, np.int64)]
+    for number, key in enumerate(keys):
+        # Patients of one band stand in the order of a hash of another: the likeliest pairs next to each other.
+        mixed = (key & ~_LOW) | (firsts[-1 if number < bands - 1 else 0] & _LOW)
+        order = np.argsort(mixed)
+        band = mixed[order] & ~_LOW
+        for reach in range(1, min(_REACH, n - 1) + 1):
+            same = np.flatnonzero(band[reach:] == band[:-reach])
             if len(same) == 0:
                 break
             left, right = order[same], order[same + reach]
+            near = bits - _ones(sketch[left] ^ sketch[right]) >= fewest
+            left, right = left[near], right[near]
             found.append(np.minimum(left, right) * np.int64(n) + np.maximum(left, right))
-    pairs = np.sort(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    pairs = np.sort(np.concatenate(found))
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes, which takes many times as long here
     return pairs // n, pairs % n
 
 
-def _lowest(
-    item: NDArray[np.uint64], start: NDArray[np.int64], rng: np.random.Generator, buffer: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
-    """The smallest of each patient's items in a new random order of all items."""
-    salt, factor = (np.uint64(one) for one in rng.integers(0, 2**63, 2))
-    np.bitwise_xor(item, salt, out=buffer)
-    np.multiply(buffer, factor * np.uint64(2) + np.uint64(1), out=buffer)  # odd: nothing is lost, modulo 2^64
-    return np.asarray(np.minimum.reduceat(buffer, start), dtype=np.uint64)
+def _ones(x: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Number of ones among the bits of each number (numpy has a function for it from 2.0 on)."""
+    halves = np.ascontiguousarray(x).view(np.uint16).reshape(-1, 4)
+    return np.asarray(_ONES[halves].sum(axis=1), dtype=np.int64)
 
 
 def _jaccard(

@@ -65,7 +65,7 @@ def test_against_all_pairs(threshold):
         if len(of[i]) >= 5 and len(of[j]) >= 5 and jaccard(of[i], of[j]) >= threshold
     }
     joined = [pair for pair in pairs if found.cluster[pair[0]] == found.cluster[pair[1]]]
-    assert len(joined) >= 0.98 * len(pairs) > 0
+    assert len(joined) >= 0.95 * len(pairs) > 0
     best = np.zeros(len(rows))
     for (i, j), similarity in pairs.items():
         best[i], best[j] = max(best[i], similarity), max(best[j], similarity)
@@ -139,5 +139,5 @@ def test_a_hundred_thousand_patients_take_seconds():
     data = RecordContent.from_codes(Ragged.from_lengths(x.reshape(-1), np.full(len(x), 24)))
     start = time.process_time()
     found = near_duplicates(data, np.arange(len(x)))
-    assert time.process_time() - start < 15
+    assert time.process_time() - start < 6
     assert 0.5 < (found.cluster[:2000] == found.cluster[-2000:]).mean() <= 1
