@@ -27,7 +27,8 @@ html_title = "memguard"
 html_theme_options = {"navigation_with_keys": True}
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
+autodoc_type_aliases = {"ArrayLike": "numpy.typing.ArrayLike"}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Guarantees", "Logged metrics"]

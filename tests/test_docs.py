@@ -69,7 +69,7 @@ def test_arguments_named_in_the_text_exist():
     torch = {"reduction", "in_order"}
     for page in PAGES:
         text = BLOCK.sub("", page.read_text(encoding="utf-8"))
-        for argument in re.findall(r"`(\w+)=[^`\s]*`", text):
+        for argument in re.findall(r"`(\w+)=[^`\s-]*`", text):
             assert argument in known | lightning | torch, f"{page.name}: {argument}="
 
 
