@@ -92,6 +92,7 @@ class Vocabulary:
         include: str = "",
         exclude: str = "^MEDS_",
         n_bins: int = 20,
+        tails: bool = False,
         min_values: int = 100,
         min_subjects: int = 1,
         gap_days: Sequence[int] = _GAP_DAYS,
@@ -107,6 +108,9 @@ class Vocabulary:
             exclude: Regular expression; codes that match it somewhere have none.
             n_bins: Most bins of a measured code; fewer where many values are equal, one for each value where
                 there are no more than `n_bins` of them.
+            tails: Cut the outermost bins again and again in half, down to the one or two most extreme values.
+                Bins of equal share hide what is rare; with these, a patient with a value that hardly anybody
+                has carries a token that hardly anybody carries.
             min_values: A code measured less often is not binned.
             min_subjects: A code of fewer subjects has no token.
             gap_days: See the class; empty for no gap tokens.
@@ -142,7 +146,7 @@ class Vocabulary:
         binned = kept.filter(pl.col("values") >= max(min_values, 2))["code"].to_list()
         values = events.filter(_MEASURED & pl.col("code").is_in(binned)).select("code", "numeric_value")
         edges = {
-            str(code): _edges(part["numeric_value"].to_numpy().astype(np.float64), n_bins)
+            str(code): _edges(part["numeric_value"].to_numpy().astype(np.float64), n_bins, tails)
             for (code,), part in values.partition_by("code", as_dict=True).items()
         }
         ages, gaps = tuple(age_years), tuple(gap_days)
@@ -260,12 +264,17 @@ class Vocabulary:
 _MEASURED = pl.col("numeric_value").is_not_null() & pl.col("numeric_value").is_not_nan()
 
 
-def _edges(values: NDArray[np.float64], n_bins: int) -> NDArray[np.float64]:
+def _edges(values: NDArray[np.float64], n_bins: int, tails: bool) -> NDArray[np.float64]:
     """Where a new bin begins: at quantiles, or at each value where there are few."""
     distinct = np.unique(values)
     if len(distinct) <= n_bins:
         return distinct[1:]
-    edges = np.unique(np.quantile(values, np.arange(1, n_bins) / n_bins))
+    share = np.arange(1, n_bins) / n_bins
+    if tails:
+        halvings = np.arange(1, max(int(np.log2(len(values) / n_bins)), 0) + 1)
+        outer = 0.5**halvings / n_bins
+        share = np.concatenate([share, outer, 1 - outer])
+    edges = np.unique(np.quantile(values, share))
     return np.asarray(edges[edges > distinct[0]], dtype=np.float64)  # nothing lies below the smallest value
 
 

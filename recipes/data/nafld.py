@@ -261,6 +261,7 @@ def nafld_sequences(
     min_events: int = 8,
     max_tokens: int = 64,
     n_bins: int = 20,
+    tails: bool = False,
     drop_copies: bool = False,
 ) -> NafldSequences:
     """Token sequences for a next-code model: age band, sex, then diagnoses, binned tests and gaps in order.
@@ -273,6 +274,8 @@ def nafld_sequences(
         min_events: Patients with fewer diagnoses and tests are left out.
         max_tokens: Sequences are cut after so many tokens.
         n_bins: Bins of each test, at quantiles of the *training* patients' values.
+        tails: Give extreme values bins of their own (see `Vocabulary.fit`). Without them the vocabulary has 131
+            tokens, none of them rare, so that nobody is told apart by a code.
         drop_copies: Leave out the two tests that only repeat another (see above).
 
     Returns:
@@ -291,7 +294,7 @@ def nafld_sequences(
     split = _choose(ids, dataset, seed, sizes)
     ids, split = ids[split >= 0], split[split >= 0]
     vocabulary = Vocabulary.fit(
-        dataset, None, subjects=ids[split == 0], include=codes, exclude=left_out, n_bins=n_bins
+        dataset, None, subjects=ids[split == 0], include=codes, exclude=left_out, n_bins=n_bins, tails=tails
     )
     found = vocabulary.sequences(dataset, subjects=ids, min_events=0, max_tokens=max_tokens)
     return NafldSequences(

@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 from memguard.errors import DataError, MemguardError
+from memguard.records.content import RecordContent
 from memguard.records.meds import read_meds
+from memguard.records.rarity import rarity
 from recipes.data import wheel_path
 from recipes.data.mimic_demo import mimic_demo_path
 from recipes.data.nafld import nafld_sequences, write_nafld
@@ -105,6 +107,10 @@ def test_nafld_splits_are_by_patient_and_seeded(nafld):
     assert len(one.rows("held_out")) == 60
     with pytest.raises(DataError, match="12,447 have enough events"):
         nafld_sequences(nafld, sizes=(12_000, 0, 1_000))
+    tailed = nafld_sequences(nafld, seed=1, sizes=(3000, 0, 600), tails=True)
+    pool = tailed.rows("train")
+    records = RecordContent.from_codes(tailed.tokens.take(pool))
+    assert 10 <= (rarity(records, tailed.patient_ids[pool]).n_rare_codes > 0).sum() <= 60
     fewer = nafld_sequences(nafld, drop_copies=True)
     assert not any(name.startswith(("LAB//chol", "VITAL//dbp")) for name in fewer.vocabulary)
 

@@ -170,6 +170,24 @@ def test_bins_of_equal_values_and_thin_codes(tmp_path):
     assert len(Vocabulary.fit(data, None, min_subjects=10, gap_days=(), age_years=())) == 4
 
 
+def test_tails_give_extreme_values_a_token_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.lognormal(size=2000).astype(np.float32)
+    data = read_meds(
+        write(tmp_path, {"0": frame([(i, day(1), "LAB", float(v)) for i, v in enumerate(values)])})
+    )
+    even = Vocabulary.fit(data, None, n_bins=10)
+    tailed = Vocabulary.fit(data, None, n_bins=10, tails=True)
+    assert set(even.edges["LAB"]) <= set(tailed.edges["LAB"])
+    held = np.bincount(tailed.sequences(data).tokens.values, minlength=len(tailed))[
+        tailed.names.index("LAB//Q01") :
+    ]
+    assert held.sum() == 2000
+    assert 1 <= held[0] <= 3
+    assert 1 <= held[-1] <= 3
+    assert held.min() >= 1
+
+
 def test_what_cannot_be_a_vocabulary_is_refused(tmp_path):
     data = read_meds(write(tmp_path / "a", {"0": frame([(1, day(1), "A", None), (1, day(1), None, None)])}))
     with pytest.raises(DataError, match="have no code"):
