@@ -15,10 +15,17 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 from memguard.attacks._bootstrap import bootstrap_auc, bootstrap_tpr
 from memguard.attacks._checks import Floats, finite, labels, patient_codes, share
+from memguard.attacks._intervals import (
+    auc_interval,
+    clopper_pearson,
+    effective_records,
+    mean_variance,
+    t_quantile,
+)
 from memguard.attacks.estimate import Estimate
 from memguard.errors import PatientOverlapError, ResolutionError
 
@@ -68,7 +75,8 @@ def roc(scores: ArrayLike, member: ArrayLike) -> Roc:
     """
     s = finite(scores, "scores")
     truth = labels(member, len(s))
-    values, hits, misses = _tally(s, truth)
+    order = np.argsort(s)
+    values, hits, misses = _tally(s[order], truth[order])
     tp = np.concatenate([[0.0], np.cumsum(hits[::-1])])
     fp = np.concatenate([[0.0], np.cumsum(misses[::-1])])
     return Roc(fpr=fp / fp[-1], tpr=tp / tp[-1], thresholds=np.concatenate([[np.inf], values[::-1]]))
@@ -128,16 +136,18 @@ def auc(
             method="patient bootstrap",
             confidence=confidence,
         )
-    values, hits, misses = _tally(s, truth)
-    level = np.searchsorted(values, s)
+    order = np.argsort(s)
+    s, truth, code = s[order], truth[order], code[order]
+    _, hits, misses = _tally(s, truth)
+    level = np.repeat(np.arange(len(hits)), (hits + misses).astype(np.int64))
     # share of the other class that each record beats, ties one half
     below = (np.cumsum(misses) - misses / 2) / misses.sum()
     above = 1.0 - (np.cumsum(hits) - hits / 2) / hits.sum()
     placement = np.where(truth, below[level], above[level])
     theta = float(placement[truth].mean())
-    var_in = _mean_variance(placement[truth], code[truth], theta)
-    var_out = _mean_variance(placement[~truth], code[~truth], theta)
-    low, high = _auc_interval(theta, var_in, var_out, n_in, n_out, confidence)
+    var_in = mean_variance(placement[truth], code[truth], theta)
+    var_out = mean_variance(placement[~truth], code[~truth], theta)
+    low, high = auc_interval(theta, var_in, var_out, n_in, n_out, confidence)
     return Estimate(
         value=theta,
         low=low,
@@ -183,11 +193,11 @@ def loss_gap(
     code_in, n_in = patient_codes(member_groups, len(inside), "member_groups")
     code_out, n_out = patient_codes(held_out_groups, len(outside), "held_out_groups")
     gap = float(outside.mean() - inside.mean())
-    var_in = _mean_variance(inside, code_in, float(inside.mean()))
-    var_out = _mean_variance(outside, code_out, float(outside.mean()))
+    var_in = mean_variance(inside, code_in, float(inside.mean()))
+    var_out = mean_variance(outside, code_out, float(outside.mean()))
     half = math.inf
     if n_in > 1 and n_out > 1:
-        half = _t_quantile(var_in, var_out, n_in, n_out, confidence) * math.sqrt(var_in + var_out)
+        half = t_quantile(var_in, var_out, n_in, n_out, confidence) * math.sqrt(var_in + var_out)
     return Estimate(
         value=gap,
         low=gap - half,
@@ -277,10 +287,10 @@ def tpr_at_fpr(
     value = _tpr_above(inside, outside, allowed)
     # the members: Clopper-Pearson at their effective number
     hit = s[truth] > (outside[allowed] if allowed < n_negative else -math.inf)
-    low_tpr, high_tpr = _clopper_pearson(value, _effective(hit, code[truth]), confidence)
+    low_tpr, high_tpr = clopper_pearson(value, effective_records(hit, code[truth]), confidence)
     # the threshold: how many non-members may lie above the true one
     wide = s[~truth] >= outside[min(n_negative - 1, max(allowed, math.ceil(0.1 * n_negative)))]
-    effective = max(int(_effective(wide, code[~truth])), 1)
+    effective = max(int(effective_records(wide, code[~truth])), 1)
     tail = (1.0 - confidence) / 2
     scale = n_negative / effective
     fewest = math.floor(float(stats.binom.ppf(tail, effective, fpr)) * scale)
@@ -311,40 +321,11 @@ def _tpr_above(inside: Floats, outside: Floats, rank: int, *, inclusive: bool = 
     return 1.0 - float(np.searchsorted(inside, outside[rank], side)) / len(inside)
 
 
-def _clopper_pearson(rate: float, n: float, confidence: float) -> tuple[float, float]:
-    """Exact binomial interval; ``n`` may be an effective, fractional number."""
-    hits, tail = rate * n, (1.0 - confidence) / 2
-    low = 0.0 if rate <= 0.0 else float(stats.beta.ppf(tail, hits, n - hits + 1.0))
-    high = 1.0 if rate >= 1.0 else float(stats.beta.ppf(1.0 - tail, hits + 1.0, n - hits))
-    return low, high
-
-
-def _effective(hit: NDArray[np.bool_], code: NDArray[np.int64]) -> float:
-    """Effective number of independent records for the rate of ``hit``: n over the design effect.
-
-    At least Kish's number (records of a patient agree entirely), which is also taken when too few patients
-    carry the rarer outcome to measure the agreement; at most the number of records.
-    """
-    n = len(hit)
-    sizes = np.bincount(code)
-    least = n**2 / float(np.sum(sizes.astype(np.float64) ** 2))
-    if least > n - 0.5:
-        return float(n)
-    rate = float(hit.mean())
-    rarer = hit if rate <= 0.5 else ~hit
-    if np.count_nonzero(np.bincount(code, weights=rarer)) < 20:
-        return least
-    clustered = _mean_variance(hit.astype(np.float64), code, rate)
-    return float(np.clip(rate * (1.0 - rate) / clustered, least, n))
-
-
-def _tally(s: Floats, truth: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
-    """Distinct scores, rising, with the number of members and of non-members at each."""
-    order = np.argsort(s, kind="stable")
-    ranked, hit = s[order], truth[order]
+def _tally(ranked: Floats, hit: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """Distinct scores of rising scores, with the number of members and of non-members at each."""
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
     hits = np.add.reduceat(hit.astype(np.float64), starts)
-    sizes = np.diff(np.concatenate([starts, [len(s)]]))
+    sizes = np.diff(np.concatenate([starts, [len(ranked)]]))
     return ranked[starts], hits, sizes - hits
 
 
@@ -360,60 +341,3 @@ def _class_sizes(code: NDArray[np.int64], n_patients: int, truth: NDArray[np.boo
             "split by patient, or pass the right ids in groups=",
         )
     return int(np.count_nonzero(inside)), int(np.count_nonzero(outside))
-
-
-def _mean_variance(values: Floats, code: NDArray[np.int64], mean: float) -> float:
-    """Variance of the mean of ``values``, clustered by patient (ratio estimator, Obuchowski 1997)."""
-    sums = np.bincount(code, weights=values - mean)
-    clusters = int(np.count_nonzero(np.bincount(code)))
-    if clusters < 2:
-        return math.inf
-    return float(clusters / (clusters - 1) * np.sum(sums**2) / len(values) ** 2)
-
-
-def _t_quantile(var_in: float, var_out: float, n_in: int, n_out: int, confidence: float) -> float:
-    """Student quantile with Satterthwaite degrees of freedom for a sum of two variances."""
-    spread = var_in**2 / max(n_in - 1, 1) + var_out**2 / max(n_out - 1, 1)
-    df = (var_in + var_out) ** 2 / spread if 0.0 < spread < math.inf else 1.0
-    return float(stats.t.ppf(0.5 + confidence / 2, df))
-
-
-def _auc_interval(
-    theta: float, var_in: float, var_out: float, n_in: int, n_out: int, confidence: float
-) -> tuple[float, float]:
-    variance = var_in + var_out
-    if min(n_in, n_out) < 2:
-        return 0.0, 1.0
-    if 0.0 < theta < 1.0 and 0.0 < variance < math.inf:
-        centre = math.log(theta / (1.0 - theta))
-        quantile = _t_quantile(var_in, var_out, n_in, n_out, confidence)
-        half = quantile * math.sqrt(variance) / (theta * (1.0 - theta))
-        low, high = _expit(centre - half), _expit(centre + half)
-        # Near separation few patients carry the variance, and DeLong's own estimate of it falls short.
-        if min(n_in, n_out) * min(theta, 1.0 - theta) >= 5.0:
-            return low, high
-        widest = _newcombe(theta, n_in, n_out, confidence)
-        return min(low, widest[0]), max(high, widest[1])
-    return _newcombe(theta, n_in, n_out, confidence)
-
-
-def _expit(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x)) if x > -700.0 else 0.0
-
-
-def _newcombe(theta: float, n_in: int, n_out: int, confidence: float) -> tuple[float, float]:
-    """Interval that inverts Hanley and McNeil's variance (Newcombe 2006, method 5)."""
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    half = (n_in + n_out) / 2 - 1.0
-
-    def excess(t: float) -> float:
-        v = t * (1 - t) * (1 + half * (1 - t) / (2 - t) + half * t / (1 + t)) / (n_in * n_out)
-        return (theta - t) ** 2 - z**2 * v
-
-    edge = 1e-12
-    low, high = 0.0, 1.0
-    if theta > edge and excess(edge) > 0.0:
-        low = float(optimize.brentq(excess, edge, theta - edge))
-    if theta < 1.0 - edge and excess(1.0 - edge) > 0.0:
-        high = float(optimize.brentq(excess, theta + edge, 1.0 - edge))
-    return low, high
