@@ -69,7 +69,7 @@ def evaluate(
     with _validation_grad_mode(trainer), untouched(module), _silenced(trainer, module):
         for number, batch in enumerate(batches):
             size = sizes[number] if sizes is not None else infer_batch_size(batch)
-            batch = _to_device(trainer, module, batch, dataloader_idx)
+            batch = _to_device(trainer, module, _copied(batch), dataloader_idx)
             with _precision(trainer):
                 if override is not None:
                     captured = from_override(override(module, batch), batch_size=size)
@@ -141,6 +141,13 @@ def _arguments(module: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> 
     most = 3 if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()) else len(some)
     given = [batch, batch_idx, dataloader_idx][: max(1, min(most, 3))]
     return given if "dataloader_idx" in parameters else given[:2]
+
+
+def _copied(batch: Any) -> Any:
+    """The same batch may be evaluated again, and a step may write into it."""
+    from lightning_utilities.core.apply_func import apply_to_collection
+
+    return apply_to_collection(batch, Tensor, torch.clone)
 
 
 def _to_device(trainer: Any, module: Any, batch: Any, dataloader_idx: int) -> Any:

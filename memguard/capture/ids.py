@@ -9,12 +9,12 @@ skipped or privately iterated batches cannot be mistaken for it).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten
 
 from memguard.capture.loaders import Track, as_positions, track_loader, why_untrackable
 from memguard.errors import IndexTrackingError
@@ -23,6 +23,7 @@ __all__ = ["IndexTracker", "Positions", "Stage"]
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 Stage = Literal["train", "val"]
+_NESTED, _MOST = 3, 64
 RecordIds = str | Callable[[Any], Any] | None
 
 _FIX = "pass record_ids=, a function (batch) -> positions, or the name of such an entry of the batch"
@@ -49,7 +50,7 @@ class IndexTracker:
         self.train_loader = train_loader
         self._trainer: Any = None
         self._undo: list[Callable[[], None]] = []
-        self._tracks: list[Track] = []
+        self._tracks: weakref.WeakSet[Track] = weakref.WeakSet()
         self._reasons: dict[int, tuple[Any, str]] = {}
         self._current: dict[int, tuple[Any, str]] = {}
         self._seen_ids: dict[str, dict[Any, int]] = {}
@@ -79,7 +80,7 @@ class IndexTracker:
         while self._undo:
             self._undo.pop()()
         trainer, self._trainer = self._trainer, None
-        for track in self._tracks:
+        for track in list(self._tracks):
             track.stop()
         if trainer is not None:
             for combined in _combined_loaders(trainer):
@@ -113,8 +114,7 @@ class IndexTracker:
             self._reasons[id(loader)] = (loader, reason)
             return loader
         tracked = track_loader(loader)
-        self._tracks = [track for track in self._tracks if track.active]
-        self._tracks.append(tracked.__dict__["_memguard_track"])
+        self._tracks.add(tracked.__dict__["_memguard_track"])
         return tracked
 
     # -- per batch ---
@@ -124,12 +124,17 @@ class IndexTracker:
         self._current.clear()
         if self.record_ids is not None:
             return
-        for part in (data, *_parts(data)):
-            for track in self._tracks:
-                claimed = track.claim(part)
-                if claimed is not None:
-                    self._current[id(track)] = claimed
-                    break
+        self._claim(data, list(self._tracks), 0)
+
+    def _claim(self, part: Any, tracks: list[Track], depth: int) -> None:
+        """Find the loader of a batch, or of the batches in what a CombinedLoader hands out."""
+        for track in tracks:
+            claimed = track.claim(part)
+            if claimed is not None:
+                self._current[id(track)] = claimed
+                return
+        for inner in _parts(part) if depth < _NESTED else ():
+            self._claim(inner, tracks, depth + 1)
 
     def positions(self, batch: Any, *, stage: Stage, dataloader_idx: int = 0) -> Positions:
         """Positions of the records of the batch that is now in its step.
@@ -223,6 +228,11 @@ class IndexTracker:
         """The followed loader, as the user gave it (Lightning's own changes included)."""
         return _original(self._loader(stage, dataloader_idx)[1])
 
+    def whole_batches(self, stage: Stage, dataloader_idx: int = 0) -> bool:
+        """Whether the followed dataset is asked for lists of positions and gives batches."""
+        track = self._loader(stage, dataloader_idx)[1].__dict__.get("_memguard_track")
+        return track is not None and track.whole_batches
+
     def n_records(self, stage: Stage, dataloader_idx: int = 0) -> int:
         """How many records the followed dataset has; with ids of another kind, how many were seen so far."""
         if stage in self._seen_ids:
@@ -297,23 +307,25 @@ def _length(dataset: Any) -> int | None:
 
 
 def _parts(data: Any) -> Sequence[Any]:
-    """The batches of single loaders in what a CombinedLoader hands out."""
     if isinstance(data, Mapping):
-        return list(data.values())
-    return list(data) if isinstance(data, list | tuple) else []
+        return list(data.values())[:_MOST]
+    return data[:_MOST] if isinstance(data, list | tuple) else ()
 
 
-def _named(loaders: Any) -> list[tuple[str, Any]]:
+def _named(loaders: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Single loaders with their path in what the user gave: ``a``, ``0``, ``a.1``."""
     if loaders is None:
         return []
-    if isinstance(loaders, Mapping):
-        return [(str(name), loader) for name, loader in loaders.items()]
-    if isinstance(loaders, list | tuple):
-        flat, _ = tree_flatten(list(loaders))
-        return [(str(at), loader) for at, loader in enumerate(flat)]
     if type(loaders).__name__ == "CombinedLoader":
-        return [(str(at), loader) for at, loader in enumerate(loaders.flattened)]
-    return [("0", loaders)]
+        return _named(loaders.iterables, path)
+    items: list[tuple[Any, Any]]
+    if isinstance(loaders, Mapping):
+        items = list(loaders.items())
+    elif isinstance(loaders, list | tuple):
+        items = list(enumerate(loaders))
+    else:
+        return [(path or "0", loaders)]
+    return [found for key, part in items for found in _named(part, f"{path}.{key}" if path else str(key))]
 
 
 def _combined_loaders(trainer: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -21,7 +22,7 @@ from memguard.errors import AmbiguousLossError
 
 __all__ = ["LayoutMemory", "tensors_in", "unflatten_length"]
 
-_DEPTH, _MOST = 4, 64
+_MOST = (64, 32, 8, 4)  # entries that are searched, level by level
 _FIX = "pass per_record_loss=, a function (module, batch) -> loss of shape (batch size,)"
 
 
@@ -36,20 +37,20 @@ def tensors_in(batch: Any, *, _depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     if isinstance(batch, Tensor):
         yield "", batch
         return
-    if _depth >= _DEPTH:
+    if _depth >= len(_MOST):
         return
     items: Any
     if isinstance(batch, Mapping):
         items = batch.items()
     elif isinstance(batch, (list, tuple)):
-        items = enumerate(batch[:_MOST])
+        items = enumerate(batch)
     elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         items = ((f.name, getattr(batch, f.name)) for f in dataclasses.fields(batch))
     elif hasattr(batch, "__dict__") and not isinstance(batch, type):
         items = vars(batch).items()
     else:
         return
-    for name, value in items:
+    for name, value in islice(items, _MOST[_depth]):
         for path, tensor in tensors_in(value, _depth=_depth + 1):
             yield f"{name}.{path}" if path else str(name), tensor
 

@@ -106,11 +106,13 @@ class Track:
     Attributes:
         original: The loader that was handed to Lightning.
         active: False after :meth:`stop`; the tracked copy is then an ordinary loader.
+        whole_batches: Whether the sampler hands lists of positions to the dataset (``batch_size=None``).
     """
 
     def __init__(self, original: DataLoader[Any]) -> None:
         self.original = original
         self.active = True
+        self.whole_batches = False
         self._shadow: Any = None
         self._under_way: deque[tuple[int, Any, Any, str]] = deque(maxlen=_HELD)
 
@@ -134,6 +136,7 @@ class Track:
 
     def arrived(self, number: int, tagged: Tagged) -> None:
         """A batch leaves the loader."""
+        self.whole_batches = self.original.batch_sampler is None and isinstance(tagged.index, list | tuple)
         self._under_way.append((number, tagged.batch, tagged.index, tagged.problem))
 
     def claim(self, batch: Any) -> tuple[Any, str] | None:

@@ -92,6 +92,9 @@ class Observation:
 def collect(observations: Sequence[Observation]) -> tuple[Positions, _Array, _Array]:
     """Many observations as three arrays, with one transfer from the device.
 
+    Warns:
+        MemguardWarning: If losses of records with targets are NaN or infinite.
+
     Returns:
         positions ``(n,)`` int64, loss ``(n,)`` float32, tokens ``(n,)`` int64, in order of observation.
 
@@ -103,6 +106,16 @@ def collect(observations: Sequence[Observation]) -> tuple[Positions, _Array, _Ar
         return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
     loss = torch.cat([seen.captured.loss.detach() for seen in observations]).cpu().numpy()
     tokens = torch.cat([seen.captured.tokens.detach() for seen in observations]).cpu().numpy()
+    wrong = int((~np.isfinite(loss) & (tokens > 0)).sum())
+    if wrong:
+        warnings.warn(
+            MemguardWarning(
+                f"{wrong} of {len(loss)} losses are NaN or infinite",
+                "their records count as not seen, and the model may have diverged",
+                "look at the learning rate, the precision and the inputs of these steps",
+            ),
+            stacklevel=2,
+        )
     return np.concatenate([seen.positions for seen in observations]), loss, tokens
 
 
@@ -142,7 +155,6 @@ class Capture:
         self.patient_key = record_to_patient if isinstance(record_to_patient, str) else None
         self.on_problem = on_problem
         self.problems: dict[Stage, MemguardError] = {}
-        self.n_steps = 0
         self._trainer: Any = None
         self._module: Any = None
         self._train: tuple[Any, Observation] | None = None
@@ -216,9 +228,13 @@ class Capture:
         loader = self.tracker.loader(stage, dataloader_idx)
         size = batch_size or getattr(loader, "batch_size", None) or 64
         collate: Callable[[Any], Any] | None = getattr(loader, "collate_fn", None)
-        if getattr(loader, "batch_sampler", None) is None:  # batch_size=None: samples are batches already
-            collate, size = _only(collate), 1
-        return fetch(loader.dataset, positions, collate, size)
+        dataset = loader.dataset
+        if getattr(loader, "batch_sampler", None) is None:  # batch_size=None
+            if self.tracker.whole_batches(stage, dataloader_idx):
+                dataset, size = _WholeBatches(dataset), batch_size or 64
+            else:
+                collate, size = _only(collate), 1
+        return fetch(dataset, positions, collate, size)
 
     def _observe(self, found: tuple[Positions, CapturedLoss, Any]) -> Observation:
         positions, captured, batch = found
@@ -228,7 +244,7 @@ class Capture:
     def _problem(self, problem: MemguardError, stage: Stage) -> None:
         first = stage not in self.problems
         self.problems.setdefault(stage, problem)
-        early = stage == "train" and self._trainer is not None and self._trainer.global_step == 0
+        early = stage == "train" and self.steps.n_taken == 0
         if self.on_problem == "raise" or (self.on_problem == "auto" and early):
             raise problem
         self.steps.enabled[stage] = False
@@ -237,6 +253,16 @@ class Capture:
                 MemguardWarning(f"{stage} step: {problem}", "no further losses are taken there", ""),
                 stacklevel=2,
             )
+
+
+class _WholeBatches:
+    """A dataset that collates by itself: it is asked for a list of positions and gives a batch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, positions: list[int]) -> Any:
+        return self.dataset[positions]
 
 
 def _only(collate: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -34,6 +34,7 @@ class StepCapture:
         last_val: The same for each validation loader.
         accepted: Signature of the call that was accepted as training loss.
         problem: What went wrong in the last step, for the owner to raise or to report.
+        n_taken: Training steps whose losses were taken since :meth:`install`.
     """
 
     def __init__(self, tracker: IndexTracker, *, per_record_loss: PerRecordLoss | None = None) -> None:
@@ -44,6 +45,7 @@ class StepCapture:
         self.last_train: tuple[Positions, CapturedLoss, Any] | None = None
         self.last_val: dict[int, tuple[Positions, CapturedLoss, Any]] = {}
         self.problem: MemguardError | None = None
+        self.n_taken = 0
         self.on_problem: Callable[[MemguardError, Stage], None] = _raise
         self.enabled: dict[Stage, bool] = {"train": True, "val": True}
         self._trainer: Any = None
@@ -54,7 +56,7 @@ class StepCapture:
     def install(self, trainer: Any, pl_module: Any) -> None:
         """Begin to listen; call in ``setup("fit")``. A second call starts afresh."""
         self.restore()
-        self._trainer, self._module = trainer, pl_module
+        self._trainer, self._module, self.n_taken = trainer, pl_module, 0
         strategy = trainer.strategy
         train, val = strategy.training_step, strategy.validation_step
 
@@ -109,6 +111,7 @@ class StepCapture:
         self.last_train = self._settle(seen, returned, batch, "train", 0, like)
         if self.last_train is not None:
             self.accepted = self.last_train[1].signature or self.accepted
+            self.n_taken += 1
         return returned
 
     def _val(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

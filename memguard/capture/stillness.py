@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 __all__ = ["forked_rng", "still_generators", "untouched"]
 
@@ -25,6 +26,8 @@ _INTERNAL = frozenset(
 )
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _DEPTH = 4
+# Data kept on a module (a whole training set, a vocabulary) is not state of a step and is not copied.
+_LONG, _LARGE = 10_000, 1 << 28
 _NO_KEEPERS = frozenset(
     {"torch", "lightning", "pytorch_lightning", "transformers", "numpy", "builtins", "tokenizers"}
 )
@@ -211,18 +214,18 @@ def _content(value: Any, depth: int) -> Callable[[], None] | None:
         return None
     if isinstance(value, Tensor):
         return _tensor(value)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.nbytes < _LARGE:
         copy = value.copy()
         return lambda: np.copyto(value, copy)
     if isinstance(value, dict):
-        parts = [_content(part, depth + 1) for part in value.values()]
+        parts = [_content(part, depth + 1) for part in value.values()] if len(value) < _LONG else []
         return partial(_refill, value, value.update, dict(value), parts)
     if isinstance(value, list | deque):
-        parts = [_content(part, depth + 1) for part in value]
+        parts = [_content(part, depth + 1) for part in value] if len(value) < _LONG else []
         return partial(_refill, value, value.extend, list(value), parts)
     if isinstance(value, set):
         return partial(_refill, value, value.update, set(value), [])
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and len(value) < _LONG:
         parts = [_content(part, depth + 1) for part in value]
         return (lambda: _run(parts)) if any(part is not None for part in parts) else None
     if _is_keeper(value):
@@ -233,7 +236,7 @@ def _content(value: Any, depth: int) -> Callable[[], None] | None:
 def _is_keeper(value: Any) -> bool:
     """A plain object of the user's own making that may keep count of something, such as an average meter."""
     if (
-        isinstance(value, type | ModuleType | random.Random)
+        isinstance(value, type | ModuleType | random.Random | Dataset)
         or callable(value)
         or not hasattr(value, "__dict__")
     ):
@@ -255,7 +258,7 @@ def _run(parts: list[Callable[[], None] | None]) -> None:
 
 
 def _tensor(value: Tensor) -> Callable[[], None] | None:
-    if value.layout is not torch.strided or value.numel() == 0:
+    if value.layout is not torch.strided or value.numel() == 0 or value.nbytes >= _LARGE:
         return None
     copy = value.detach().clone()
 

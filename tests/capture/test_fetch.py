@@ -88,7 +88,8 @@ def test_classifier_content_is_everything_but_the_label():
     captured = CapturedLoss(loss=torch.zeros(3), tokens=torch.ones(3), targets=y, route="")
     batch = {
         "x": torch.arange(6.0).reshape(3, 2), "flag": torch.tensor([True, False, True]),
-        "y": y[:, None].float(), "image": torch.ones(3, 2, 2), "scale": torch.tensor(2.0), "other": torch.ones(5), "name": "a",
+        "y": y[:, None].float(), "image": torch.ones(3, 2, 2),
+        "scale": torch.tensor(2.0), "other": torch.ones(5), "name": "a",
     }  # fmt: skip
     content = batch_content(batch, captured)
     # The flag equals the label by chance and stays.

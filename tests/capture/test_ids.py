@@ -570,3 +570,93 @@ def test_capture_is_installed_again_for_a_second_fit():
     assert combined.flattened[0] is loader
     assert_exact(module, driver)
     assert isinstance(driver.capture, Capture)
+
+
+def test_nested_combined_loaders():
+    class Two(Classifier):
+        def training_step(self, batch, batch_idx):
+            self.net(self.scale(batch["a"][0][0]))
+            return self.loss(batch["a"][1], "train")
+
+    def make():
+        pair = [DataLoader(Rows(40, seed=k), batch_size=8, shuffle=True) for k in (0, 1)]
+        return ({"a": pair, "b": DataLoader(Rows(16), batch_size=4)},)
+
+    module, driver, _, _ = fit(Two, make, watched=True, driver=Driver(train_loader="a.1"))
+    assert_exact(module, driver)
+
+
+def test_poisson_batches_may_be_empty():
+    from opacus.data_loader import DPDataLoader
+
+    class Sometimes(Classifier):
+        def training_step(self, batch, batch_idx):
+            if len(batch[0]) < 2:  # batch norm needs two
+                return None
+            return super().training_step(batch, batch_idx)
+
+    def make():
+        return (DPDataLoader(Rows(), sample_rate=0.05, generator=torch.Generator().manual_seed(3)),)
+
+    plain = fit(Sometimes, make, watched=False, max_epochs=4)
+    watched = fit(Sometimes, make, watched=True, max_epochs=4)
+    assert_same_run(plain, watched)
+    module, driver = watched[:2]
+    driver.train = [seen for seen in driver.train if seen is not None]
+    assert_exact(module, driver)
+
+
+def test_a_batch_without_records():
+    class Plain(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.net[1] = torch.nn.Identity()
+
+        def training_step(self, batch, batch_idx):
+            return self.loss(batch, "train") if len(batch[0]) else self.empty(batch)
+
+        def empty(self, batch):
+            loss = torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1].long(), reduction="sum")
+            self.note("train", batch[0][:, 0], torch.zeros(0))
+            return loss
+
+    def collate(samples):
+        if samples:
+            return torch.utils.data.default_collate(samples)
+        return torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)
+
+    def make():
+        return (DataLoader(Rows(), batch_sampler=[[1, 2], [], [3]], collate_fn=collate),)
+
+    module, driver, _, _ = fit(Plain, make, watched=True)
+    assert_exact(module, driver)
+    assert [len(seen[0]) for seen in driver.train] == [2, 0, 1] * 2
+
+
+def test_fetch_from_a_dataset_that_collates_by_itself():
+    found = []
+
+    class Fetches(Driver):
+        def on_train_epoch_end(self, trainer, pl_module):
+            found.append(self.capture.fetch("train", [3, 9, 1], batch_size=2))
+
+    fit(Classifier, LOADERS["whole_batches"], watched=True, driver=Fetches())
+    assert [batch[0][:, 0].tolist() for batch in found[0]] == [[3.0, 9.0], [1.0]]
+
+
+def test_reloading_does_not_pile_up():
+    driver = Driver()
+    counts = []
+
+    class Counts(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            counts.append(len(driver.capture.tracker._tracks))
+
+    seed_everything()
+
+    class Makes(Classifier):
+        def train_dataloader(self):
+            return loaders(val=False)()[0]
+
+    trainer([driver, Counts()], max_epochs=6, reload_dataloaders_every_n_epochs=1).fit(Makes())
+    assert max(counts) <= 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections import deque
 
@@ -435,3 +436,35 @@ def test_validation_step_that_cannot_be_read_warns():
 
 def test_width_is_what_the_helpers_say():
     assert Rows().x.shape[1] == WIDTH
+
+
+def test_a_step_that_writes_into_its_batch_sees_the_same_window_again():
+    class Writes(Classifier):
+        def validation_step(self, batch, batch_idx):
+            loss = super().validation_step(batch, batch_idx)
+            batch[0].zero_()
+            return loss
+
+    module, batches = Writes(), fetch(Rows(), range(6), None, 3)
+    first, again = evaluate(None, module, batches), evaluate(None, module, batches)
+    assert all(torch.equal(a.loss, b.loss) for a, b in zip(first, again, strict=True))
+
+
+def test_nan_losses_are_named():
+    class Diverges(Classifier):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 2:
+                with torch.no_grad():
+                    self.net[0].weight.fill_(math.nan)
+            return super().training_step(batch, batch_idx)
+
+    kept = []
+
+    class Keeps(Driver):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            kept.append(self.capture.last_train)
+
+    fit(Diverges, loaders(val=False), watched=True, driver=Keeps(), max_epochs=1)
+    assert len(kept) == 6
+    with pytest.warns(MemguardWarning, match="28 of 44 losses are NaN"):
+        collect(kept)
