@@ -271,7 +271,7 @@ def _search(dataset: Any, size: int, name: str, misfits: list[str]) -> PatientMa
             return PatientMap.from_ids(pairs, source=f"the pairs in {name}.index")
         misfits.append(f"{name}.index has {len(pairs)} entries for {size} records")
     for attribute in _ATTRIBUTES:
-        value = getattr(dataset, attribute, None)
+        value: Any = getattr(dataset, attribute, None)
         if value is None and attribute in (getattr(dataset, "column_names", None) or ()):
             value = dataset[attribute]  # a Hugging Face data set
         if callable(value) or isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
