@@ -15,8 +15,10 @@ __all__ = ["ridge_features"]
 
 _Float = NDArray[np.float64]
 
-_RIDGE = 10.0
+_RIDGE = 0.15  # penalty for each record, on standardised inputs
 _TEMPERATURE = 6.0  # of the softmax over ridge scores on one-hot labels in {0, 1}
+_NAMES = ("ridge_nll", "ridge_p", "ridge_entropy")
+_MOST_CLASSES = 1000
 _WIDEST = 4096  # columns beyond which inputs are projected at random: the Gram matrix stays small
 
 
@@ -41,17 +43,17 @@ def ridge_features(
         x_out: ``(M, d)`` inputs of held-out records.
         y_out: ``(M,)`` their labels.
         folds: of patients; a member's features come from the fold model that did not see its patient.
-        ridge: penalty on standardised inputs.
+        ridge: penalty for each member, on standardised inputs.
         temperature: of the softmax over the scores.
         seed: of the folds.
 
     Returns:
         ``(N, 3)``, ``(M, 3)`` and the names ``ridge_nll`` (nats), ``ridge_p`` (probability of the record's
-        label) and ``ridge_entropy`` (nats). Held-out records take the mean probability of the fold models,
-        so that both stand on models fitted to the same number of patients.
+        label) and ``ridge_entropy`` (nats). Each held-out record is given by one
+        fold model, drawn at random, so that both stand on models fitted to as many patients.
 
     Raises:
-        DataError: where shapes differ or an input is not finite.
+        DataError: where shapes differ, an input is not finite, or the targets are not class labels.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -62,7 +64,18 @@ def ridge_features(
         ('ridge_nll', True)
     """
     a, b = _inputs(x, seed), _inputs(x_out, seed)
-    labels, code = np.unique(np.asarray(y), return_inverse=True)
+    given = np.asarray(y)
+    if given.ndim != 1 or (given.dtype.kind == "f" and np.any(given != np.round(given))):
+        raise DataError(
+            f"targets of shape {given.shape} and type {given.dtype}",
+            "the ridge surrogate knows one class label a record",
+            "pass class labels; for other targets rank by the early loss alone (features=None)",
+        )
+    labels, code = np.unique(given, return_inverse=True)
+    if len(labels) > _MOST_CLASSES:
+        raise DataError(
+            f"{len(labels)} classes", "a ridge to each would not be free", "rank by losses (features=None)"
+        )
     n, width = a.shape
     if b.shape[1] != width or len(code) != n or len(np.asarray(y_out)) != len(b):
         raise DataError(
@@ -71,24 +84,23 @@ def ridge_features(
             "pass one label per row and the same columns",
         )
     group = np.arange(n) if patient is None else np.unique(np.asarray(patient), return_inverse=True)[1]
-    fold = (np.random.default_rng(seed).permutation(int(group.max()) + 1) % folds)[group]
+    rng = np.random.default_rng(seed)
+    fold = (rng.permutation(int(group.max()) + 1) % folds)[group]
+    fold_out = rng.permutation(len(b)) % folds
     center, spread = a.mean(0), a.std(0)
     scale = np.where(spread > 1e-9, spread, np.inf)
     z, z_out = _with_one((a - center) / scale), _with_one((b - center) / scale)
     target = np.zeros((n, len(labels)))
     target[np.arange(n), code] = 1.0
-    penalty = np.diag(np.append(np.full(width, ridge), 1e-9))
+    penalty = np.diag(np.append(np.full(width, ridge * n), 1e-9))
     parts = [(z[fold == k].T @ z[fold == k], z[fold == k].T @ target[fold == k]) for k in range(folds)]
     gram, moment = sum(p[0] for p in parts), sum(p[1] for p in parts)
-    inside, outside = np.empty((n, len(labels))), np.zeros((len(b), len(labels)))
+    inside, outside = np.empty((n, len(labels))), np.empty((len(b), len(labels)))
     for k, (gram_k, moment_k) in enumerate(parts):
         weights = np.linalg.solve(gram - gram_k + penalty, moment - moment_k)
         inside[fold == k] = _softmax(temperature * (z[fold == k] @ weights))
-        outside += _softmax(temperature * (z_out @ weights)) / folds
+        outside[fold_out == k] = _softmax(temperature * (z_out[fold_out == k] @ weights))
     return _describe(inside, code), _describe(outside, _codes_of(y_out, labels)), _NAMES
-
-
-_NAMES = ("ridge_nll", "ridge_p", "ridge_entropy")
 
 
 def _describe(p: _Float, code: NDArray[np.int64]) -> _Float:

@@ -50,7 +50,10 @@ __all__ = [
 
 _LATE = 0.6  # share of the planned epochs before which the loss counts half
 
+_CLASSIFIER_WEIGHT = 2 / 3  # most that a classifier's loss counts, on the scale of probabilities
+
 _Float = NDArray[np.float64]
+_Column = tuple[_Float, _Float]
 
 
 def early_epoch(held_out_mean: Sequence[float] | _Float) -> int:
@@ -167,7 +170,8 @@ class CounterfactualScore:
     """Scores of members and of held-out records, which are their null.
 
     Attributes:
-        score: ``(N,)`` what to rank by, larger = more memorized; NaN where the loss is unknown, and
+        score: ``(N,)`` what to rank by, larger = more memorized, in the unit of the loss (for classifiers: in
+            probability of a wrong label); NaN where the loss is unknown, and
             everywhere when ``status`` is ``"refuse"``.
         gap: ``(N,)`` expected loss less the loss: the severity, in the unit of the loss (nats per token, or
             per record).
@@ -175,9 +179,11 @@ class CounterfactualScore:
         held_out_score: ``(M,)`` the same score of held-out records, each from a fit without its patient.
         held_out_gap: ``(M,)``.
         held_out_expected: ``(M,)``.
-        fit_r: correlation of expected and actual loss over held-out patients, cross-fitted.
+        fit_r: correlation of expected and actual loss over held-out patients, cross-fitted (for classifiers
+            on the scale of probabilities, where the ranking is made).
         status: ``"ok"``, ``"warn"``, ``"refuse"``.
-        weight: how much of the loss is subtracted in ``score`` (1, or 1/2 early in training).
+        weight: how much of the loss is subtracted in ``score`` (1, or 1/2 early in training; at most 2/3 for
+            classifiers).
         early: index of the snapshot whose loss is among the features, ``None`` when there is none.
         names: the features used.
 
@@ -249,52 +255,81 @@ def memorization_score(
         )
     if sample is not None and loss_mode == "train" and len(sample.losses):
         now_out = match_train_noise(now_out, now[sample.rows], sample.losses[-1], rng, noise_only=True)
-    columns = [] if features is None else list(zip(features.train.T, features.held_out.T, strict=True))
-    names = [] if features is None else list(features.names)
+    if features is not None and features.kind == "features":
+        columns = list(zip(features.train.T, features.held_out.T, strict=True))
+        names, early, mean = list(features.names), None, _nan_mean(outer)
+    else:
+        columns, names, early, mean = _sequence_columns(features, inner, outer, sample, rng)
     if reference is not None:
-        columns.append(
-            (np.asarray(reference[0], dtype=np.float64), np.asarray(reference[1], dtype=np.float64))
-        )
+        inside, outside = (np.asarray(part, dtype=np.float64) for part in reference)
+        columns.append((inside, outside))
         names.append("reference_loss")
-    mean = _nan_mean(outer)
-    early = early_epoch(mean) if np.isfinite(mean).any() else None
-    if early is not None and early >= len(outer) - 1:
-        early = None  # the early loss would be the very loss that it is to predict
-    plain = list(columns)
-    if early is not None:
-        then = outer[early]
-        if sample is not None:
-            then = match_train_noise(then, inner[early, sample.rows], sample.losses[early], rng)
-        columns.append((inner[early], then))
-        names.append("early_loss")
     usable = np.isfinite(now_out)
     for _, out in columns:
         usable &= np.isfinite(out)
     expected, expected_out, fit = _fit(columns, usable, now_out, held_out_patient, seed)
-    if early is not None and plain:
+    if early is not None and len(columns) > 1:
         unseen = ~np.isfinite(inner[early])  # a record that the early epoch skipped is judged by its content
         if unseen.any():
+            plain = [column for column, name in zip(columns, names, strict=True) if name != "early_loss"]
             expected[unseen] = _fit(plain, usable, now_out, held_out_patient, seed)[0][unseen]
     beta = weight if weight is not None else (loss_weight(mean, planned) if len(outer) else 0.5)
-    status = fit.status
-    veto = np.nan if status == "refuse" else 0.0
+    gap, gap_out = counterfactual(expected, now), counterfactual(expected_out, now_out)
+    if "ridge_p" in names:
+        # A classifier is ranked on the scale of probabilities: in nats a few records that every model gets
+        # wrong outweigh all others. Only the ridge's probability goes in; the early loss does not help.
+        p_in, p_out = columns[names.index("ridge_p")]
+        scaled = [(1 - p_in, 1 - p_out)]
+        if reference is not None:
+            scaled.append((1 - np.exp(-columns[-1][0]), 1 - np.exp(-columns[-1][1])))
+        wrong, wrong_out = 1 - np.exp(-now), 1 - np.exp(-now_out)
+        level, level_out, fit = _fit(scaled, usable, wrong_out, held_out_patient, seed)
+        beta = min(beta, _CLASSIFIER_WEIGHT)
+        score, score_out = (
+            counterfactual(level, wrong, weight=beta),
+            counterfactual(level_out, wrong_out, weight=beta),
+        )
+    else:
+        score = counterfactual(expected, now, weight=beta)
+        score_out = counterfactual(expected_out, now_out, weight=beta)
+    veto = np.nan if fit.status == "refuse" else 0.0
     return CounterfactualScore(
-        score=counterfactual(expected, now, weight=beta) + veto,
-        gap=counterfactual(expected, now) + veto,
+        score=score + veto,
+        gap=gap + veto,
         expected=expected,
-        held_out_score=counterfactual(expected_out, now_out, weight=beta) + veto,
-        held_out_gap=counterfactual(expected_out, now_out) + veto,
+        held_out_score=score_out + veto,
+        held_out_gap=gap_out + veto,
         held_out_expected=expected_out,
         fit_r=fit.fit_r,
-        status=status,
+        status=fit.status,
         weight=beta,
         early=early,
         names=tuple(names),
     )
 
 
+def _sequence_columns(
+    features: ContentFeatures | None,
+    inner: _Float,
+    outer: _Float,
+    sample: ModeSample | None,
+    rng: np.random.Generator,
+) -> tuple[list[_Column], list[str], int | None, _Float]:
+    """Content features and the early loss, made comparable; with the early index and the held-out means."""
+    columns = [] if features is None else list(zip(features.train.T, features.held_out.T, strict=True))
+    names = [] if features is None else list(features.names)
+    mean = _nan_mean(outer)
+    early = early_epoch(mean) if np.isfinite(mean).any() else None
+    if early is None or early >= len(outer) - 1:
+        return columns, names, None, mean  # the early loss would be the very loss that it is to predict
+    then = outer[early]
+    if sample is not None:
+        then = match_train_noise(then, inner[early, sample.rows], sample.losses[early], rng)
+    return [*columns, (inner[early], then)], [*names, "early_loss"], early, mean
+
+
 def _fit(
-    columns: list[tuple[_Float, _Float]],
+    columns: list[_Column],
     usable: NDArray[np.bool_],
     loss: _Float,
     patient: ArrayLike | None,

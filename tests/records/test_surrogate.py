@@ -121,7 +121,9 @@ def test_the_null_is_valid_where_nothing_is_memorized(loss_mode: str, with_conte
         a, b = simulate(rng, 500), simulate(rng, 300)
         rows = rng.choice(500, 100, replace=False)
         result = memorization_score(
-            ContentFeatures(kind="codes", train=a["x"], held_out=b["x"], names=("x",)) if with_content else None,
+            ContentFeatures(kind="codes", train=a["x"], held_out=b["x"], names=("x",))
+            if with_content
+            else None,
             traces=a["train"],
             held_out_traces=b["eval"],
             loss=a["train"][-1] if loss_mode == "train" else a["eval"][-1],
@@ -151,7 +153,11 @@ def test_unmatched_early_losses_would_break_the_null() -> None:
     naive = memorization_score(None, traces=a["train"], loss_mode="eval", **common)
     rows = np.arange(200)
     matched = memorization_score(
-        None, traces=a["train"], loss_mode="eval", sample=ModeSample(rows=rows, losses=a["eval"][:, rows]), **common
+        None,
+        traces=a["train"],
+        loss_mode="eval",
+        sample=ModeSample(rows=rows, losses=a["eval"][:, rows]),
+        **common,
     )
     assert (p_values(naive.gap, naive.held_out_gap) <= 0.05).mean() > 0.15
     assert (p_values(matched.gap, matched.held_out_gap) <= 0.05).mean() < 0.07
