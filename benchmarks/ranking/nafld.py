@@ -34,14 +34,23 @@ class Study:
     reference: dict[str, np.ndarray]
 
 
-def load(seed: int, cache: Path, n_models: int) -> Study:
+def load(seed: int, cache: Path, n_models: int, *, backwards: bool = False) -> Study:
     """Draw the patients, train (or read) the half-models and the reference."""
     data = nafld_sequences(cache / "nafld-meds", seed=seed, sizes=SIZES)
     pool, held_out, spare = (data.rows(name) for name in ("train", "tuning", "held_out"))
     tensors = SequenceData(data.tokens, len(data.vocabulary))
     folder = cache / f"nafld-{seed}"
     models = load_pool(
-        folder, tensors, pool, data.patient_ids[pool], held_out, RECIPE, n_models=n_models, seed=seed, at=AT
+        folder,
+        tensors,
+        pool,
+        data.patient_ids[pool],
+        held_out,
+        RECIPE,
+        n_models=n_models,
+        seed=seed,
+        at=AT,
+        backwards=backwards,
     )
     reference = one_model(
         folder / "reference.npz",
@@ -64,9 +73,10 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=10)
     parser.add_argument("--cache", type=Path, default=Path(".cache/ranking"))
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--backwards", action="store_true", help="begin with the last model (a second process)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    load(args.seed, args.cache, args.models)
+    load(args.seed, args.cache, args.models, backwards=args.backwards)
     if args.train_only:
         return
 

@@ -61,8 +61,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--models", type=int, default=16)
+    parser.add_argument("--models", type=int, default=32)
     parser.add_argument("--cache", type=Path, default=Path(".cache/ranking"))
+    parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     load(args.seed, args.cache, args.models)

@@ -76,8 +76,10 @@ def main() -> None:
     parser.add_argument("--train-only", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    load(args.seed, args.cache, args.classifiers, "mlp")
-    load(args.seed, args.cache, args.models, "gpt")
+    if args.classifiers:
+        load(args.seed, args.cache, args.classifiers, "mlp")
+    if args.models:
+        load(args.seed, args.cache, args.models, "gpt")
 
 
 if __name__ == "__main__":

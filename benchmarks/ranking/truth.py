@@ -116,20 +116,37 @@ def load_pool(
     n_models: int,
     seed: int,
     at: tuple[int, ...],
+    backwards: bool = False,
 ) -> Pool:
-    """Train (or read) ``n_models`` half-models; ``pool``, ``held_out`` are rows, ``patient`` goes with ``pool``."""
+    """Train (or read) the half-models.
+
+    Args:
+        folder: where the arrays of each model lie; what is there is not trained again.
+        data: all records.
+        pool: rows that half-models train on.
+        patient: patient of each row of ``pool``; halves are drawn by patient.
+        held_out: rows never trained on.
+        recipe: the settings of all.
+        n_models: how many, in complementary pairs.
+        seed: of the halves, the weights and the batches.
+        at: epochs at which all of ``pool`` is evaluated.
+        backwards: begin with the last model, so that two processes can share the work.
+    """
     inside = halves(patient, n_models, seed)
-    runs = [
-        one_model(
+
+    def run(k: int) -> dict[str, np.ndarray]:
+        return one_model(
             folder / f"half-{k:02d}.npz",
             data,
-            pool[mask],
+            pool[inside[k]],
             held_out,
             recipe,
             1000 * (seed % 100_000) + k,
             every=pool,
             at=at,
         )
-        for k, mask in enumerate(inside)
-    ]
-    return Pool(inside, runs)
+
+    if backwards:
+        for k in reversed(range(n_models)):
+            run(k)
+    return Pool(inside, [run(k) for k in range(n_models)])
