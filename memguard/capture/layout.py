@@ -60,6 +60,7 @@ class LayoutMemory:
     """What earlier steps proved: (loss function, path in the batch) -> positions that the loss leaves out."""
 
     proven: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    looks: int = 0  # pooled losses compared so far on an accelerator
 
 
 def unflatten_length(

@@ -660,3 +660,89 @@ def test_reloading_does_not_pile_up():
 
     trainer([driver, Counts()], max_epochs=6, reload_dataloaders_every_n_epochs=1).fit(Makes())
     assert max(counts) <= 3
+
+
+class Stateful(DataLoader):
+    """Resumes in the middle of an epoch, in the manner of torchdata's StatefulDataLoader."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.next_iter_state = None
+
+    def __iter__(self):
+        self._iterator = _Resumable(self, self.next_iter_state)
+        self.next_iter_state = None
+        return self._iterator
+
+    def state_dict(self):
+        return {"order": list(self._iterator.order), "done": self._iterator.done} if self._iterator else {}
+
+    def load_state_dict(self, state):
+        self._iterator = None
+        self.next_iter_state = state
+
+
+Stateful.__iter__.__module__ = "torchdata.stateful_dataloader.imitated"
+
+
+class _Resumable:
+    def __init__(self, loader, state):
+        self.loader = loader
+        self.order = state["order"] if state else torch.randperm(len(loader.dataset)).tolist()
+        self.done = state["done"] if state else 0
+
+    def __next__(self):
+        part = self.order[self.done * 8 : (self.done + 1) * 8]
+        if not part:
+            raise StopIteration
+        self.done += 1
+        return self.loader.collate_fn([self.loader.dataset[i] for i in part])
+
+    def __iter__(self):
+        return self
+
+
+def test_stateful_loader_resumes_exactly(tmp_path):
+    class Stop(Exception):
+        pass
+
+    class Break(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 3:
+                trainer.save_checkpoint(tmp_path / "mid.ckpt")
+                raise Stop
+
+    def run(watched):
+        seed_everything()
+        begun = Classifier()
+        with pytest.raises(Stop):
+            trainer([*([Driver()] if watched else []), Break()]).fit(begun, Stateful(Rows(), batch_size=8))
+        seed_everything(5)
+        module, driver = Classifier(), Driver()
+        resumed = trainer([driver] if watched else [], max_epochs=1)
+        resumed.fit(module, Stateful(Rows(), batch_size=8), ckpt_path=tmp_path / "mid.ckpt")
+        return begun, module, driver, rng_state()
+
+    plain, watched = run(False), run(True)
+    assert_same_run(plain[1:], watched[1:])
+    assert_exact(*watched[1:3])
+    seen = [*watched[0].noted.train, *watched[1].noted.train]
+    assert sorted(torch.cat([ids for ids, _ in seen]).tolist()) == list(range(44))
+
+
+def test_torchdata_stateful_loader():
+    loader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    make = lambda: (loader(Rows(), batch_size=8, shuffle=True, num_workers=2),)  # noqa: E731
+    watched = fit(Classifier, make, watched=True)
+    assert_same_run(fit(Classifier, make, watched=False), watched)
+    assert_exact(*watched[:2])
+
+
+def test_a_step_that_takes_the_iterator_is_refused():
+    class Takes(Classifier):
+        def training_step(self, dataloader_iter):
+            batch, batch_idx, _ = next(dataloader_iter)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(IndexTrackingError, match="did not come out of"):
+        fit(lambda: Takes(log=False), loaders(val=False), watched=True)
