@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -155,5 +157,7 @@ def test_what_the_front_door_offers_is_there():
     import memguard
 
     for name in memguard.__all__:
-        assert getattr(memguard, name) is not None
+        importlib.import_module(memguard._HOMES[name])
+        message = f"the module of that name hides memguard.{name}: give the module another name"
+        assert not inspect.ismodule(getattr(memguard, name)), message
     assert "LeakageMonitor" in memguard.__all__
