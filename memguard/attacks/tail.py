@@ -19,7 +19,7 @@ _LEAST_NULL = 200  # held-out patients below which no tail is fitted
 _LEAST_EXCESSES = 20
 _MOST_EXCESSES = 100  # more would reach below the tail proper: t(4) at n = 2,000 is then too small by 1.2
 _REACH = 100.0  # a p-value is never more than this factor below 1 / (n + 1)
-_SHAPES = np.linspace(0.0, 1.0, 11)  # from exponential to infinite mean; bounded tails count as exponential
+_SHAPES = np.linspace(0.0, 2.0, 16)  # exponential to very heavy; bounded tails count as exponential
 _LOG_SCALES = np.linspace(-1.5, 2.0, 41)
 
 
@@ -49,7 +49,7 @@ def tail_p_values(scores: ArrayLike, null_scores: ArrayLike, *, folds: int = 5) 
     Up to the largest of the n held-out scores the p-value is the empirical one. Above it the p-value would
     stay at 1 / (n + 1); there, and only there, it falls with the tail model, no further than to
     1 / (100 (n + 1)). The model is the posterior predictive tail of the highest 10 % (20 to 100) of the
-    held-out scores, with a flat prior on the shape in [0, 1] and on the log scale: it carries the uncertainty
+    held-out scores, with a flat prior on the shape in [0, 2] and on the log scale: it carries the uncertainty
     of the fit into the p-value (for exponential excesses and known shape it would be exact), and tails that
     are lighter than exponential, bounded ones too, are treated as exponential, so that it errs upward.
 
@@ -61,7 +61,7 @@ def tail_p_values(scores: ArrayLike, null_scores: ArrayLike, *, folds: int = 5) 
 
     Guarantees:
         Empirical p-values are valid without assumption. Below 1 / (n + 1) validity rests on a tail that is
-        regular above the 20 to 100 highest held-out scores, with shape at most 1; no data can prove that, and
+        regular above the 20 to 100 highest held-out scores, with shape at most 2; no data can prove that, and
         a rare second population that the held-out patients happen not to show breaks it.
 
     Args:
