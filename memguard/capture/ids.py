@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from memguard.capture.loaders import Track, as_positions, track_loader, why_untrackable
+from memguard.capture.shadow import Shadows
 from memguard.errors import IndexTrackingError
 
 __all__ = ["IndexTracker", "Positions", "Stage"]
@@ -49,7 +50,7 @@ class IndexTracker:
         self.record_ids = record_ids
         self.train_loader = train_loader
         self._trainer: Any = None
-        self._undo: list[Callable[[], None]] = []
+        self._shadows = Shadows()
         self._tracks: weakref.WeakSet[Track] = weakref.WeakSet()
         self._reasons: dict[int, tuple[Any, str]] = {}
         self._current: dict[int, tuple[Any, str]] = {}
@@ -72,13 +73,12 @@ class IndexTracker:
             self._arrive(data)
             return convert(data)
 
-        self._shadow(strategy, "process_dataloader", process_dataloader)
-        self._shadow(precision, "convert_input", convert_input)
+        self._shadows.put(strategy, "process_dataloader", process_dataloader)
+        self._shadows.put(precision, "convert_input", convert_input)
 
     def restore(self) -> None:
         """Give the trainer back as it was: idempotent, for ``teardown`` and ``on_exception``."""
-        while self._undo:
-            self._undo.pop()()
+        self._shadows.restore()
         trainer, self._trainer = self._trainer, None
         for track in list(self._tracks):
             track.stop()
@@ -91,22 +91,12 @@ class IndexTracker:
         self._reasons.clear()
         self._current.clear()
 
-    def _shadow(self, owner: Any, name: str, replacement: Any) -> None:
-        before = owner.__dict__.get(name, _ABSENT)
-        setattr(owner, name, replacement)
-
-        def undo() -> None:
-            if owner.__dict__.get(name, _ABSENT) is not replacement:
-                return  # somebody else has shadowed it since; theirs stays
-            if before is _ABSENT:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
-
-        self._undo.append(undo)
-
     def _follow(self, loader: Any) -> Any:
-        if self.record_ids is not None:
+        if self.record_ids is not None or self._trainer is None:
+            return loader
+        track = getattr(loader, "__dict__", {}).get("_memguard_track")
+        if track is not None and track.active:  # another owner of a tracker follows it already
+            self._tracks.add(track)
             return loader
         loader = _original(loader)
         reason = why_untrackable(loader)
@@ -285,9 +275,6 @@ class IndexTracker:
             "which of them holds the records that the loss belongs to cannot be told",
             "pass train_loader= with the name or number of one",
         )
-
-
-_ABSENT = object()
 
 
 def _within(positions: Positions, length: int | None) -> bool:

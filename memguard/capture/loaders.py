@@ -141,19 +141,17 @@ class Track:
 
     def claim(self, batch: Any) -> tuple[Any, str] | None:
         """The indices of exactly this batch object; what is older from the same iterator is forgotten."""
-        for number, seen, index, problem in self._under_way:
+        # Newest first: a collate function may fill one object again and again, and then holds the newest records.
+        entries = list(self._under_way)
+        for at in reversed(range(len(entries))):
+            number, seen, index, problem = entries[at]
             if seen is batch:
-                kept = [entry for entry in self._under_way if entry[0] != number]
-                kept += list(itertools.islice(self._later(number, batch), _HELD))
-                self._under_way.clear()
-                self._under_way.extend(kept)
+                if at:
+                    kept = [entry for i, entry in enumerate(entries) if i >= at or entry[0] != number]
+                    self._under_way.clear()
+                    self._under_way.extend(kept)
                 return index, problem
         return None
-
-    def _later(self, number: int, batch: Any) -> Iterator[tuple[int, Any, Any, str]]:
-        mine = [entry for entry in self._under_way if entry[0] == number]
-        at = next(i for i, entry in enumerate(mine) if entry[1] is batch)
-        yield from mine[at + 1 :]
 
 
 class _Unwrapping(Iterator[Any]):
@@ -271,7 +269,7 @@ def as_positions(index: Any, length: int | None) -> np.ndarray[Any, np.dtype[np.
     """Sampler output as int64 positions ``(B,)``; None if it is not made of whole numbers."""
     if isinstance(index, torch.Tensor):
         index = index.detach().cpu().numpy()
-    elif isinstance(index, list | tuple) and any(isinstance(i, torch.Tensor) for i in index):
+    elif isinstance(index, list) and index and isinstance(index[0], torch.Tensor):
         index = [int(i) for i in index]
     array = np.atleast_1d(np.asarray(index))
     if array.size == 0:

@@ -16,6 +16,7 @@ from memguard.capture.evaluation import PerRecordLoss, evaluate, override_of, ru
 from memguard.capture.ids import IndexTracker, Positions, Stage
 from memguard.capture.layout import LayoutMemory
 from memguard.capture.losses import CapturedLoss, LossCapture, attribute, loss_of
+from memguard.capture.shadow import Shadows
 from memguard.errors import AmbiguousLossError, MemguardError
 
 __all__ = ["StepCapture", "evaluate"]
@@ -50,7 +51,7 @@ class StepCapture:
         self.enabled: dict[Stage, bool] = {"train": True, "val": True}
         self._trainer: Any = None
         self._module: Any = None
-        self._undo: list[Callable[[], None]] = []
+        self._shadows = Shadows()
         self._last_arrival = -1
 
     def install(self, trainer: Any, pl_module: Any) -> None:
@@ -67,36 +68,22 @@ class StepCapture:
             return self._val(val, args, kwargs)
 
         for name, replacement in (("training_step", training_step), ("validation_step", validation_step)):
-            self._shadow(strategy, name, replacement)
+            self._shadows.put(strategy, name, replacement)
 
     def restore(self) -> None:
         """Give the strategy its methods back: idempotent, for ``teardown`` and ``on_exception``."""
-        while self._undo:
-            self._undo.pop()()
+        self._shadows.restore()
         self._trainer = self._module = None
         self.last_train = None
         self.last_val.clear()
         self._last_arrival = -1
-
-    def _shadow(self, owner: Any, name: str, replacement: Any) -> None:
-        had, before = name in owner.__dict__, owner.__dict__.get(name)
-        setattr(owner, name, replacement)
-
-        def undo() -> None:
-            if owner.__dict__.get(name) is replacement:
-                if had:
-                    setattr(owner, name, before)
-                else:
-                    delattr(owner, name)
-
-        self._undo.append(undo)
 
     # -- the two steps ---
 
     def _train(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arrival = self.tracker.arrivals
         again = arrival == self._last_arrival  # LBFGS evaluates one batch several times; the first one counts
-        if again or not self.enabled["train"]:
+        if again or not self.enabled["train"] or self._trainer is None:
             return step(*args, **kwargs)
         self._last_arrival = arrival
         self.last_train = None

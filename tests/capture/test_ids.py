@@ -541,7 +541,7 @@ def test_tracked_loader_alone():
     batches = [next(iterator), next(iterator)]
     index, problem = tracked._memguard_track.claim(batches[1])
     assert (index, problem) == ([4, 5, 6, 7], "")
-    assert tracked._memguard_track.claim(batches[0]) is None
+    assert tracked._memguard_track.claim(batches[0]) is None  # older than one that was claimed
     assert tracked._memguard_track.claim([1]) is None
 
 
@@ -746,3 +746,42 @@ def test_a_step_that_takes_the_iterator_is_refused():
 
     with pytest.raises(IndexTrackingError, match="did not come out of"):
         fit(lambda: Takes(log=False), loaders(val=False), watched=True)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_two_captures_in_one_run(broken):
+    class Breaks(Classifier):
+        def training_step(self, batch, batch_idx):
+            if broken and self.global_step == 7:
+                raise ZeroDivisionError
+            return super().training_step(batch, batch_idx)
+
+    seed_everything()
+    first, second = Driver(), Driver()
+    module, run = Breaks(), trainer([first, second])
+    if broken:
+        with pytest.raises(ZeroDivisionError):
+            run.fit(module, *loaders()())
+    else:
+        run.fit(module, *loaders()())
+    assert_exact(module, first)
+    assert_exact(module, second)
+    assert not {"training_step", "validation_step", "process_dataloader"} & set(vars(run.strategy))
+    assert "convert_input" not in vars(run.precision_plugin)
+    assert type(run.train_dataloader) is DataLoader
+    assert "_memguard_track" not in vars(run.train_dataloader)
+
+
+def test_a_collate_function_that_fills_one_object_again():
+    buffer = {"x": None, "y": None}
+
+    def collate(samples):
+        buffer["x"], buffer["y"] = (torch.stack(part) for part in zip(*samples, strict=True))
+        return buffer
+
+    class Reads(Classifier):
+        def loss(self, batch, stage):
+            return super().loss((batch["x"], batch["y"]), stage)
+
+    module, driver, _, _ = fit(Reads, loaders(val=False, collate_fn=collate), watched=True)
+    assert_exact(module, driver)
