@@ -37,6 +37,7 @@ LAWS = {
     "t(4)": stats.t(4),
     "lognormal": stats.lognorm(1.0),
     "bounded": stats.uniform(),
+    "Cauchy": stats.cauchy(),
 }
 
 

@@ -93,7 +93,7 @@ def test_realised_false_discovery_rate_with_a_shared_held_out_set(n_null, tail):
 def tail_law(name):
     return {
         "gaussian": stats.norm(), "exponential": stats.expon(), "t4": stats.t(4),
-        "lognormal": stats.lognorm(1.0), "bounded": stats.uniform(),
+        "lognormal": stats.lognorm(1.0), "bounded": stats.uniform(), "cauchy": stats.cauchy(),
     }[name]  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def false_rates(null, law, levels):
     return rates
 
 
-@pytest.mark.parametrize("name", ["gaussian", "exponential", "t4", "lognormal", "bounded"])
+@pytest.mark.parametrize("name", ["gaussian", "exponential", "t4", "lognormal", "bounded", "cauchy"])
 @pytest.mark.parametrize(
     ("n", "runs"), [(200, 60), (600, 60), pytest.param(2000, 1000, marks=pytest.mark.slow)]
 )
