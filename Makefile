@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-conflicts -c constraints.txt
 
+# The models here are too small to share out: threads that wait for one another would only slow the machine down.
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all lint format docs clean
 

@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory already
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's own, about PyTorch
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    torch.set_num_threads(1)  # one core is enough for so small a model, and leaves the others free
 
     pl.seed_everything(args.seed, verbose=False)
     data = MimicData(args.patients, args.windows, seed=args.seed)
