@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import lightning.pytorch as pl
 import torch
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     seconds = time.perf_counter() - start
     print(f"\n{args.patients:,} members and {args.held_out:,} held-out patients in {seconds:.0f} s")
     if monitor.report is not None:
-        print(f"\n{monitor.report.verdict()}\n\n{curve_table(monitor.report)}")
+        print(f"\n{fill(monitor.report.verdict(), 80)}\n\n{curve_table(monitor.report, max_rows=24)}")
         if args.picture is not None:
             save_png(monitor.report, args.picture)
     print(f"\nThe page: {monitor.dirpath}/watch.html\nLogs: tensorboard --logdir {args.out}")

@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import lightning.pytorch as pl
 import torch
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     trainer.fit(model, data)
 
     if monitor.report is not None:
-        print(f"\n{monitor.report.verdict()}\n\n{curve_table(monitor.report)}")
+        print(f"\n{fill(monitor.report.verdict(), 80)}\n\n{curve_table(monitor.report)}")
     print(f"\nThe page: {monitor.dirpath}/watch.html")
     return monitor
 
