@@ -71,7 +71,7 @@ def one_run(seed: int, args: argparse.Namespace, folder: Path) -> dict[str, floa
     if args.kind == "still":
         for _ in range(args.epochs * args.patients // 64):
             model.learn(64)
-    monitor = LeakageMonitor(dirpath=folder / "out", seed=seed)
+    monitor = LeakageMonitor(dirpath=folder / "out", final_evaluation=True, seed=seed)
     trainer = pl.Trainer(
         max_epochs=args.epochs, accelerator="cpu", callbacks=[monitor], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,

@@ -26,7 +26,7 @@ from memguard.callbacks.outputs import (
 from memguard.callbacks.session import WatchSession
 from memguard.capture import Capture
 from memguard.errors import HeldOutError, MemguardError, MemguardWarning
-from memguard.probes.watch import Look, WatchSettings
+from memguard.probes.watch import Look, Watch, WatchSettings
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import empty_flags, most_urgent
 from memguard.report.loggers import log_report
@@ -77,7 +77,7 @@ class LeakageMonitor(pl.Callback):
             as the held-out ones were: ``"auto"``, as many as 2 % of the training time pays for; ``True``, all of them;
             ``False``, none: the last flags rest on train-time losses.
         log_on: ``"validation"``, ``"train"``, or ``"auto"``: validation where there is a validation loop.
-        dirpath: Where the files go; ``memguard/`` in the Trainer's log directory by default.
+        dirpath: Where the files go; ``memguard-watch/`` in the Trainer's log directory by default.
         hash_ids: Write keyed hashes instead of patient ids.
         min_cell: Counts of people below this are not shown.
         train_loader: Which training loader to watch, where there are several.
@@ -149,6 +149,10 @@ class LeakageMonitor(pl.Callback):
         self._state: Mapping[str, Any] | None = None
         self._begin()
 
+    def write_to(self, folder: str | Path) -> None:
+        """Put the files of the next fit there."""
+        self.dirpath = self._given_dirpath = Path(folder)
+
     def _begin(self) -> None:
         """Forget the last fit."""
         self.curve: list[CurvePoint] = []
@@ -156,6 +160,8 @@ class LeakageMonitor(pl.Callback):
         self.flags: polars.DataFrame = empty_flags()
         self.patients: polars.DataFrame = empty_flags()
         self.files: dict[str, Path] = {}
+        self.watch: Watch | None = None
+        self._notes: list[str] = []
         self._last_look: Look | None = None
         self._clock = time.perf_counter()
 
@@ -185,7 +191,9 @@ class LeakageMonitor(pl.Callback):
             train_loader=self.train_loader,
             on_problem=self.on_problem,
         )
-        self._session = WatchSession(self._capture, self.heldout, self.record_to_patient, self.settings)
+        self._session = WatchSession(
+            self._capture, self.heldout, self.record_to_patient, self.settings, self._notes
+        )
         self._capture.install(trainer, pl_module)
 
     @override
@@ -194,18 +202,21 @@ class LeakageMonitor(pl.Callback):
             return
         self._capture.verify()
         folder = self._given_dirpath
-        self.dirpath = folder or Path(trainer.log_dir or trainer.default_root_dir) / "memguard"
+        self.dirpath = folder or Path(trainer.log_dir or trainer.default_root_dir) / "memguard-watch"
         self._open(trainer)
         self._clock = time.perf_counter()
 
     def _open(self, trainer: pl.Trainer) -> None:
         session = self._session
-        if session is None or not session.open(trainer) or self._state is None:
+        if session is None or not session.open(trainer):
             return
         assert session.watch is not None
+        self.watch = session.watch
+        if self._state is None:
+            return
         session.watch.load_state_dict(self._state)
         self.curve = list(WatchReport.from_json(self._state["curve"]).curve)
-        session.notes = list(self._state["notes"])
+        self._notes[:] = [*self._state["notes"]]
         self._state = None
 
     @override
@@ -364,7 +375,7 @@ class LeakageMonitor(pl.Callback):
         """Make the look the newest point of the curve; a second one at the same step takes the place of the first."""
         assert self._session is not None
         now = time.perf_counter()
-        if look.memorization is None and look.refused:
+        if look.memorization is None and look.epoch % 1 == 0:
             self._session.note(f"Epoch {look.epoch:g}: nobody is ranked, because {look.refused}.")
         spent, trained = now - start, start - self._clock
         if self.curve and self.curve[-1].step == look.step:
@@ -393,11 +404,10 @@ class LeakageMonitor(pl.Callback):
 
     def _write(self, model: str) -> None:
         """Frame, report and files."""
-        assert self._session is not None
         assert self._last_look is not None
-        watch, found = self._session.watch, self._last_look.memorization
+        watch, found = self.watch, self._last_look.memorization
         assert watch is not None
-        folder = self.dirpath or Path("memguard")
+        folder = self.dirpath or Path("memguard-watch")
         hashed = HashedIds.in_folder(folder) if self.outputs.hash_ids else None
         self.patients = patient_frame(watch, found, self.settings.flag_rate, self.outputs, hashed)
         self.flags = most_urgent(self.patients, None)
@@ -407,7 +417,7 @@ class LeakageMonitor(pl.Callback):
             found,
             flag_rate=self.settings.flag_rate,
             settings=self.outputs,
-            notes=self._session.notes,
+            notes=self._notes,
             model=model,
         )
         self.files = write_outputs(self.report, self.patients, folder)
@@ -416,8 +426,7 @@ class LeakageMonitor(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        watch = None if self._session is None else self._session.watch
-        if watch is None or self._session is None:
+        if self.watch is None:
             return dict(self._state or {})
         curve = WatchReport(
             version="",
@@ -429,7 +438,7 @@ class LeakageMonitor(pl.Callback):
             flag_rate=self.settings.flag_rate,
             curve=self.curve,
         )
-        return {**watch.state_dict(), "curve": curve.to_json(), "notes": list(self._session.notes)}
+        return {**self.watch.state_dict(), "curve": curve.to_json(), "notes": list(self._notes)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

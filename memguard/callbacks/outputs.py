@@ -72,7 +72,7 @@ def curve_point(
         tpr={} if seen is None else seen.tpr,
         loss_gap=None if seen is None else seen.gap,
         coverage=look.coverage,
-        surrogate_fit=None if found is None else found.fit_r,
+        surrogate_fit=look.surrogate_fit,
         flagged_patients=None if found is None else int(found.flagged(flag_rate).sum()),
         memorized_share=look.memorized_share,
         blind_auc=look.blind,

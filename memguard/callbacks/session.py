@@ -36,6 +36,7 @@ class WatchSession:
         heldout: As the monitor takes it.
         record_to_patient: As the monitor takes it.
         settings: Of the watch.
+        notes: Where caveats are kept, by default in a list of its own.
 
     Attributes:
         watch: ``None`` until both sides are known.
@@ -44,12 +45,17 @@ class WatchSession:
     """
 
     def __init__(
-        self, capture: Capture, heldout: Any, record_to_patient: Any, settings: WatchSettings
+        self,
+        capture: Capture,
+        heldout: Any,
+        record_to_patient: Any,
+        settings: WatchSettings,
+        notes: list[str] | None = None,
     ) -> None:
         self.capture, self.record_to_patient, self.settings = capture, record_to_patient, settings
         self.source = HeldOutSource(heldout, capture)
         self.watch: Watch | None = None
-        self.notes: list[str] = []
+        self.notes = [] if notes is None else notes
         self.held_step = -1
         self._buffers: dict[SideName, list[Observation]] = {"train": [], "held_out": []}
         self._ids: dict[SideName, list[tuple[Ints, Any]]] = {"train": [], "held_out": []}
@@ -202,9 +208,14 @@ class WatchSession:
             held = self._held_out_losses(self.source.windows(_mine(np.arange(self.source.n_records))))
         sample_loss = self._sample_loss()
         members = self._member_losses(self.capture.fetch("train", _mine(rows)))
-        return watch.look(
-            epoch=float(epochs), step=step, sample_loss=sample_loss, held_out_loss=held, member_loss=members
+        look = watch.look(
+            epoch=epochs, step=step, sample_loss=sample_loss, held_out_loss=held, member_loss=members
         )
+        if rows.size < trained and last.step == step:
+            look = replace(
+                look, membership=last.membership
+            )  # measured already, on losses kept in full precision
+        return look
 
     def _sample_loss(self) -> Floats:
         """Eval-mode losses of the member sample; the ranks share the work."""

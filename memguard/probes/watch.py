@@ -112,6 +112,7 @@ class Look:
         membership: Member sample against held-out patients; ``None`` where there was nothing to compare.
         memorization: Every member patient's score; ``None`` where it is refused.
         memorized_share: Share of the members that stand out, from the sample.
+        surrogate_fit: Correlation of expected and actual loss on held-out patients, where one was fitted.
         blind: Blind baseline.
         coverage: Share of the training records seen at least once.
         refused: Why there is no ranking, in words; empty where there is one.
@@ -123,6 +124,7 @@ class Look:
     membership: MembershipResult | None
     memorization: Memorization | None
     memorized_share: Estimate | None
+    surrogate_fit: float | None
     blind: Estimate | None
     coverage: float
     refused: str = ""
@@ -224,20 +226,25 @@ class Watch:
         now = _latest(self.members.traces)
         seen = np.isfinite(now)
         measured = np.flatnonzero(np.isfinite(held))
+        rows, losses = self.sample, sample_loss
+        full = member_loss is not None and bool(np.isfinite(member_loss[self.members.seen]).all())
+        if member_loss is not None and full:
+            rows = np.flatnonzero(self.members.seen)
+            losses = member_loss[rows]
         membership = membership_probe(
-            EvaluatedLosses(loss=sample_loss, patient=self.members.patients.code[self.sample]),
+            EvaluatedLosses(loss=losses, patient=self.members.patients.code[rows]),
             EvaluatedLosses(loss=held[measured], patient=self.held_out.patients.code[measured]),
-            sample_proxy=now[self.sample],
-            all_proxy=now[seen],
+            sample_proxy=None if full else now[rows],
+            all_proxy=None if full else now[seen],
             fprs=self.settings.fprs,
             seed=self.settings.seed,
         )
-        found, share, refused = None, None, "the epoch is not over"
+        found, share, fit, refused = None, None, None, "the epoch is not over"
         if rank:
             at = int(np.ceil(epoch)) - 1
             if measured.size:
                 self._held_out_mean[at] = float(held[measured].mean())
-            found, share, refused = self._rank(at, sample_loss, held, member_loss)
+            found, share, fit, refused = self._rank(at, sample_loss, held, member_loss)
             if found is not None:
                 flagged = found.patient[found.flagged(self.settings.flag_rate)]
                 self.first_flagged[flagged[np.isnan(self.first_flagged[flagged])]] = epoch
@@ -249,6 +256,7 @@ class Watch:
             membership=membership,
             memorization=found,
             memorized_share=share,
+            surrogate_fit=fit,
             blind=self.blind() if rank else None,
             coverage=self.coverage,
             refused=refused,
@@ -256,11 +264,11 @@ class Watch:
 
     def _rank(
         self, at: int, sample_loss: Floats, held: Floats, member_loss: Floats | None
-    ) -> tuple[Memorization | None, Estimate | None, str]:
+    ) -> tuple[Memorization | None, Estimate | None, float | None, str]:
         """Score every member that can be scored; say why not otherwise."""
         n_held_out = int(np.unique(self.held_out.patients.code[np.isfinite(held)]).size)
         if n_held_out < MIN_HELD_OUT:
-            return None, None, f"{n_held_out} held-out patients, and a ranking needs {MIN_HELD_OUT}"
+            return None, None, None, f"{n_held_out} held-out patients, and a ranking needs {MIN_HELD_OUT}"
         evaluated = np.full(len(self.members.tokens), np.nan, np.float32)
         evaluated[self.sample] = sample_loss
         if member_loss is not None:
@@ -268,18 +276,18 @@ class Watch:
         rows = np.flatnonzero(self.members.seen)
         try:
             # The sample is measured as the held-out patients are: its share needs no matched noise.
-            sampled = self._score(at, self.sample, evaluated, sample_loss, held, "eval")
-            if sampled.status == "refuse":
-                why = f"the expected loss does not fit (r = {sampled.fit_r:.2f} on held-out patients)"
-                return None, None, why
+            sampled, fit = self._score(at, self.sample, evaluated, sample_loss, held, "eval")
+            if sampled is None:
+                why = f"the expected loss of held-out patients is only correlated r = {fit:.2f} with the actual one"
+                return None, None, fit, why
             if member_loss is None:
-                found = self._score(at, rows, None, sample_loss, held, "train")
+                found, fit = self._score(at, rows, None, sample_loss, held, "train")
             else:
-                found = self._score(at, rows, evaluated, sample_loss, held, "eval")
+                found, fit = self._score(at, rows, evaluated, sample_loss, held, "eval")
         except (HeldOutError, DataError) as error:
-            return None, None, str(error)
+            return None, None, None, str(error)
         codes = np.unique(self.members.patients.code[self.sample])
-        return found, memorized_share(sampled, codes, n_held_out), ""
+        return found, memorized_share(sampled, codes, n_held_out), fit, ""
 
     def _score(
         self,
@@ -289,8 +297,8 @@ class Watch:
         sample_loss: Floats,
         held: Floats,
         mode: Literal["train", "eval"],
-    ) -> Memorization:
-        """Score the members at ``rows`` by the losses given, or by their train-time ones."""
+    ) -> tuple[Memorization | None, float]:
+        """Score the members at ``rows`` by the losses given, or by their train-time ones; and the fit."""
         train_now = _latest(self.members.traces)[rows]
         tested = np.ones(rows.size, np.bool_) if loss is None else np.isfinite(loss[rows])
         now = train_now if loss is None else np.where(tested, loss[rows], train_now)
@@ -321,7 +329,9 @@ class Watch:
             weight=loss_weight(mean, self.settings.planned_epochs),
             seed=self.settings.seed,
         )
-        return memorization_probe(
+        if scores.status == "refuse":
+            return None, scores.fit_r
+        found = memorization_probe(
             scores,
             patient=self.members.patients.code[rows],
             tokens=self.members.tokens[rows],
@@ -330,6 +340,7 @@ class Watch:
             basis="train-time" if mode == "train" else "evaluated",
             tested=tested,
         )
+        return found, scores.fit_r
 
     def candidates(self, last: Look, budget: int) -> Ints:
         """The members to evaluate with a budget: all, or the sample and those most likely memorized.
