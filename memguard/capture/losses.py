@@ -112,16 +112,29 @@ def attribute(
     """
     value = loss_of(returned)
     call, how = (exact_call, "named") if exact_call is not None else _choose(calls, value, like)
-    if call.escaped or call.elements is None:
+    if call.elements is None and not call.escaped:
+        raise AmbiguousLossError(
+            f"the values of {call.name} before its {call.reduction} could not be taken ({call.problem})",
+            "there is no loss of each record",
+            _FIX,
+        )
+    if call.escaped:
         raise AmbiguousLossError(
             f"{call.name} ran inside a torch.func transform (vmap or grad)",
             "its values belong to the transform and cannot be read outside it",
             _FIX,
         )
     check_batch(batch, batch_size)
-    shares = _share_out(call, batch_size, batch, memory)
-    if call.result.numel() == 1 or value is not None:
-        _check_pooled(call, value, shares, memory)
+    try:
+        shares = _share_out(call, batch_size, batch, memory)
+        if call.result.numel() == 1 or value is not None:
+            _check_pooled(call, value, shares, memory)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise AmbiguousLossError(
+            f"the values of {call.name} have an unexpected form ({error})",
+            "they cannot be shared out among the records",
+            _FIX,
+        ) from error
     sequence = shares.by_class and shares.width > 1
     return CapturedLoss(
         loss=shares.total / shares.mass,

@@ -61,6 +61,7 @@ class LossCall:
         weight: Class weights of cross entropy and NLL; ``None`` otherwise.
         ignore_index: Target value that is left out, for cross entropy and NLL.
         escaped: Whether the values belong to an outer ``torch.func`` transform and mean nothing outside it.
+        problem: Why the values could not be taken.
 
     Example:
         >>> import torch
@@ -79,6 +80,7 @@ class LossCall:
     weight: Tensor | None = None
     ignore_index: int | None = None
     escaped: bool = False
+    problem: str = ""
 
     @property
     def signature(self) -> tuple[str, str]:
@@ -147,9 +149,14 @@ def _note(func: Callable[..., Any], result: Tensor, named: dict[str, Any]) -> Lo
     if is_functorch_wrapped_tensor(result):
         call.escaped = True
         return call
-    call.elements = _from_graph(func, result, named) if reduction != "none" else None
-    if call.elements is None:
-        call.elements = _elements(func, result, named, reduction)
+    try:
+        call.elements = _from_graph(func, result, named) if reduction != "none" else None
+        if call.elements is None:
+            call.elements = _elements(func, result, named, reduction)
+    except (
+        Exception
+    ) as error:  # listening must never stop a training step, whatever is out of order or memory
+        call.problem = f"{type(error).__name__}: {error}"
     return call
 
 

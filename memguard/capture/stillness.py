@@ -24,6 +24,7 @@ __all__ = ["forked_rng", "still_generators", "untouched"]
 _INTERNAL = frozenset(
     {"_parameters", "_modules", "_non_persistent_buffers_set", "training", "_trainer", "_fabric", "_buffers"}
 )
+_NOT_ENTERED = (type, ModuleType, Tensor, nn.Module, np.ndarray)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _DEPTH = 4
 # Data kept on a module (a whole training set, a vocabulary) is not state of a step and is not copied.
@@ -138,11 +139,7 @@ def _holders(root: Any) -> Iterator[Any]:
     stack, seen = [(root, 0)], set()
     while stack:
         item, depth = stack.pop()
-        if (
-            id(item) in seen
-            or depth > _DEPTH
-            or isinstance(item, (type, Tensor, nn.Module, np.ndarray, *_PLAIN))
-        ):
+        if id(item) in seen or depth > _DEPTH or isinstance(item, (*_NOT_ENTERED, *_PLAIN)):
             continue
         seen.add(id(item))
         if isinstance(item, list | tuple) and len(item) <= 64:

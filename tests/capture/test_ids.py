@@ -785,3 +785,11 @@ def test_a_collate_function_that_fills_one_object_again():
 
     module, driver, _, _ = fit(Reads, loaders(val=False, collate_fn=collate), watched=True)
     assert_exact(module, driver)
+
+
+@pytest.mark.slow
+def test_spawned_workers():
+    make = loaders(val=False, num_workers=1, multiprocessing_context="spawn")
+    watched = fit(Classifier, make, watched=True, max_epochs=1)
+    assert_same_run(fit(Classifier, make, watched=False, max_epochs=1), watched)
+    assert_exact(*watched[:2])

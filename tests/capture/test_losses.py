@@ -376,3 +376,23 @@ def test_hugging_face_classifiers(kind):
         out = model(**batch)
     captured = attribute(seen.calls, out, 4, batch=batch)
     torch.testing.assert_close(captured.loss.mean(), out.loss.detach())
+
+
+def test_listening_never_stops_a_step(monkeypatch):
+    from memguard.capture import mode
+
+    def out_of_memory(*args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(mode, "_elements", out_of_memory)
+    with LossCapture() as seen:
+        loss = F.mse_loss(x(B, C), HITS)
+    assert loss.requires_grad
+    with pytest.raises(AmbiguousLossError, match="out of memory"):
+        attribute(seen.calls, loss, B)
+    monkeypatch.undo()
+    with LossCapture() as seen:
+        loss = F.cross_entropy(x(B, C), LABELS)
+    seen.calls[0].elements = torch.zeros(B, 2, 2)
+    with pytest.raises(AmbiguousLossError, match="(unexpected form|pool to)"):
+        attribute(seen.calls, loss, B)
