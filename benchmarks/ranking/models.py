@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from memguard.records.content import Ragged
 
@@ -114,11 +114,17 @@ class TabularData:
 
 
 @torch.no_grad()
-def record_loss(model: nn.Module, data: SequenceData | TabularData, rows: np.ndarray, size: int = 256) -> np.ndarray:
+def record_loss(
+    model: nn.Module, data: SequenceData | TabularData, rows: np.ndarray, size: int = 256
+) -> np.ndarray:
     """Eval-mode loss of each record, ``(len(rows),)`` float32; records of like length go together."""
     was_training = model.training
     model.eval()
-    order = np.argsort(data.sizes.numpy()[rows], kind="stable") if isinstance(data, SequenceData) else np.arange(len(rows))
+    order = (
+        np.argsort(data.sizes.numpy()[rows], kind="stable")
+        if isinstance(data, SequenceData)
+        else np.arange(len(rows))
+    )
     out = np.zeros(len(rows), dtype=np.float32)
     for start in range(0, len(rows), size):
         part = order[start : start + size]

@@ -43,6 +43,8 @@ class Tally:
         self.rows: dict[str, list[tuple[float, ...]]] = {}
 
     def add(self, name: str, score: np.ndarray, truth: np.ndarray) -> None:
+        if np.ptp(score) == 0:
+            return  # no ranking at all, as the best epoch's loss less itself
         rho = float(spearmanr(score, truth).statistic)
         values = (*(precision_at(score, truth, share) for share in SHARES), rho)
         self.rows.setdefault(name, []).append(values)
@@ -61,13 +63,21 @@ class Tally:
         for name, values in self.rows.items():
             table = np.array(values)
             error = table.std(0, ddof=1) / np.sqrt(len(table)) if len(table) > 1 else np.zeros(3)
-            cells = [f"{m:.2f} ± {e:.2f}" for m, e in zip(table.mean(0), error, strict=True)]
+            if len(table) > 1:
+                cells = [f"{m:.2f} ± {e:.2f}" for m, e in zip(table.mean(0), error, strict=True)]
+            else:
+                cells = [f"{m:.2f}" for m in table[0]]
             lines.append(f"| {name} | {' | '.join(cells)} | {len(table)} |")
         return "\n".join(lines) + "\n"
 
 
 def split_half(
-    pool: Pool, value: Callable[[np.ndarray], np.ndarray], subsets: Iterable[np.ndarray], *, seed: int = 0, draws: int = 10
+    pool: Pool,
+    value: Callable[[np.ndarray], np.ndarray],
+    subsets: Iterable[np.ndarray],
+    *,
+    seed: int = 0,
+    draws: int = 10,
 ) -> tuple[float, ...]:
     """Agreement of the truth with itself: pairs of models divided in two, one half's truth scored by the other's.
 
