@@ -22,7 +22,8 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
     """The records of a batch as codes, or as features and a label.
 
     For a sequence loss the captured targets *are* the record's codes, in the vocabulary that the model
-    predicts. For a classifier the features are every other number in the batch that has one row per record.
+    predicts; the first code, which is only ever an input, is taken from the batch where an entry of it is the
+    targets shifted by one. For a classifier the features are every other number in the batch that has one row per record.
 
     Args:
         batch: The batch as the step received it.
@@ -44,7 +45,7 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
     targets = captured.targets
     if captured.unit == "nats/token" and targets is not None and targets.dim() >= 2 and is_integer(targets):
         mask = captured.mask if captured.mask is not None else torch.ones_like(targets, dtype=torch.bool)
-        flat, keep = targets.flatten(1), mask.flatten(1)
+        flat, keep = _with_first_code(batch, targets.flatten(1), mask.flatten(1))
         codes = torch.where(keep, flat, torch.zeros_like(flat))
         return {"codes": _cpu(codes).astype(np.int32), "mask": _cpu(keep)}
     size = len(captured.loss)
@@ -67,6 +68,17 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
     if targets is not None and targets.shape[:1] == (size,):
         content["y"] = _cpu(targets.to(torch.float64))
     return content
+
+
+def _with_first_code(batch: Any, targets: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The codes with the one before the first target, from the entry of the batch that they were cut from."""
+    size, length = targets.shape
+    for _, tensor in tensors_in(batch):
+        if not is_integer(tensor) or tuple(tensor.shape) != (size, length + 1):
+            continue
+        if bool(((tensor[:, 1:] == targets) | ~keep).all()):
+            return tensor, torch.cat([keep[:, :1], keep], dim=1)
+    return targets, keep
 
 
 def _labels(parts: list[tuple[str, Tensor]], targets: Tensor) -> set[str]:

@@ -95,6 +95,7 @@ def test_training_is_bitwise_the_same_with_the_monitor(tmp_path, options):
     assert run.callback_metrics["val_loss"] == other.callback_metrics["val_loss"]
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("on_train_end", [True, False, None])
 def test_a_resumed_run_ends_with_the_same_curve_and_flags(tmp_path, on_train_end):
     def fit(folder, epochs, ckpt=None):
