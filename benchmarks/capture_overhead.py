@@ -1,21 +1,21 @@
-"""What capture adds to a training step: paired blocks of steps, with and without, interleaved in one process.
+"""What capture adds to a training step: two Trainers in one process that take turns, step by step.
 
-    OMP_NUM_THREADS=1 python benchmarks/capture_overhead.py [--pairs 15] [--steps 24]
+    OMP_NUM_THREADS=1 python -m benchmarks.capture_overhead [--steps 216]
 
-Each pair fits the same model for one block with the Trainer alone and for one block with capture (positions and
-losses of every record, gathered once a block); the order alternates. A block's time is the median of its steps, from
-one ``on_train_batch_end`` to the next, so that the loader is inside. The number is the median over pairs of
-``with / without - 1``, with its quartiles: wall time, and CPU time of the process, which other jobs disturb less.
-The bar: at most 3 % on the transformer of at least one million parameters.
+One Trainer runs the model alone, the other with capture (positions and losses of every record, gathered once an
+epoch); step k of one runs right beside step k of the other, and which goes first alternates, so that a machine that
+slows down slows both. A step lasts from one ``on_train_batch_end`` to the next, so the loader is inside. The number is
+the median over blocks of ten steps of ``with / without - 1``, with its quartiles: wall time, and CPU time of the
+training thread, which other jobs disturb less. The bar: at most 3 % on the transformer of at least 1M parameters.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import logging
 import statistics
+import threading
 import time
 import warnings
 
@@ -25,7 +25,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.turns import Baton
 from memguard.capture import Capture, LossTraces, collect
+
+WARM, BLOCK = 16, 10  # steps left out at the start, steps in a block
 
 
 class Transformer(pl.LightningModule):
@@ -76,17 +79,25 @@ class Mlp(pl.LightningModule):
         return TensorDataset(torch.randn(n, 32), torch.randint(0, 2, (n,)))
 
 
-class Clock(pl.Callback):
-    def __init__(self):
-        self.wall, self.cpu = [], []
+class Turn(pl.Callback):
+    """Lets the two Trainers alternate step by step; stands last, so that the other callbacks are inside the step."""
+
+    def __init__(self, arm, baton):
+        self.arm, self.baton, self.wall, self.cpu = arm, baton, [], []
+
+    def on_train_start(self, *args):
+        self.baton.take(self.arm)
+        self.begin = time.perf_counter(), time.thread_time()
 
     def on_train_batch_end(self, *args):
-        self.wall.append(time.perf_counter())
-        self.cpu.append(time.process_time())
+        self.wall.append(time.perf_counter() - self.begin[0])
+        self.cpu.append(time.thread_time() - self.begin[1])
+        self.baton.give(self.arm)
+        self.baton.take(self.arm)
+        self.begin = time.perf_counter(), time.thread_time()
 
-    def medians(self):
-        gaps = [[b - a for a, b in itertools.pairwise(t)][2:] for t in (self.wall, self.cpu)]
-        return [statistics.median(gap) for gap in gaps]
+    def on_fit_end(self, *args):
+        self.baton.leave(self.arm)
 
 
 class Watch(pl.Callback):
@@ -108,40 +119,49 @@ class Watch(pl.Callback):
         self.traces.close(trainer.current_epoch)
 
 
-def block(model, data, batch_size, steps, watched):
-    clock = Clock()
-    loader = DataLoader(data, batch_size=batch_size, shuffle=True)
-    trainer = pl.Trainer(
-        max_epochs=1,
-        limit_train_batches=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*([Watch(len(data))] if watched else []), clock],
-    )
-    trainer.fit(model, loader)
-    return clock.medians()
+def fit(make, data, batch_size, steps, watched, turn, failures):
+    try:
+        torch.manual_seed(0)
+        trainer = pl.Trainer(
+            max_epochs=-1,
+            max_steps=steps,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*([Watch(len(data))] if watched else []), turn],
+        )
+        trainer.fit(make(), DataLoader(data, batch_size=batch_size, shuffle=True))
+    except BaseException as error:
+        failures.append(error)
+        turn.baton.leave(turn.arm)
 
 
-def measure(make, batch_size, pairs, steps):
-    torch.manual_seed(0)
-    model, data = make(), make.data(batch_size * steps)
-    for watched in (False, True):
-        block(model, data, batch_size, 8, watched)  # warm up
-    times = []
-    for pair in range(pairs):
-        order = (False, True) if pair % 2 == 0 else (True, False)
-        got = {watched: block(model, data, batch_size, steps, watched) for watched in order}
-        times.append((got[False], got[True]))
-    out = {"parameters": sum(p.numel() for p in model.parameters()), "pairs": pairs, "steps_per_block": steps}
-    for at, clock in enumerate(("wall", "cpu")):
-        ratios = [with_[at] / without[at] - 1 for without, with_ in times]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+def measure(make, batch_size, steps):
+    data, baton, failures = make.data(batch_size * 50), Baton(), []
+    turns = [Turn(arm, baton) for arm in (0, 1)]
+    threads = [
+        threading.Thread(target=fit, args=(make, data, batch_size, steps, bool(turn.arm), turn, failures))
+        for turn in turns
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    out = {"parameters": sum(p.numel() for p in make().parameters()), "paired_steps": steps - WARM}
+    for clock in ("wall", "cpu"):
+        plain, watched = (getattr(turn, clock)[WARM:] for turn in turns)
+        blocks = [
+            statistics.median(watched[at : at + BLOCK]) / statistics.median(plain[at : at + BLOCK]) - 1
+            for at in range(0, len(plain) - BLOCK + 1, BLOCK)
+        ]
+        low, middle, high = statistics.quantiles(blocks, n=4)
         out[clock] = {
-            "step_ms_without": round(1e3 * statistics.median(w[at] for w, _ in times), 3),
-            "step_ms_with": round(1e3 * statistics.median(w[at] for _, w in times), 3),
+            "step_ms_without": round(1e3 * statistics.median(plain), 3),
+            "step_ms_with": round(1e3 * statistics.median(watched), 3),
             "overhead": round(middle, 4),
             "quartiles": [round(low, 4), round(high, 4)],
         }
@@ -152,14 +172,15 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument(
+        "--steps", type=int, default=216, help="steps of the transformer; the MLP takes ten times as many"
+    )
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     found = {
-        "transformer": measure(Transformer, 16, args.pairs, args.steps),
-        "mlp": measure(Mlp, 64, args.pairs, 10 * args.steps),
+        "transformer": measure(Transformer, 16, args.steps),
+        "mlp": measure(Mlp, 64, 10 * args.steps),
     }
     print(json.dumps(found, indent=2))
 

@@ -39,6 +39,7 @@ _SIGNATURES: dict[Callable[..., Any], tuple[str, ...]] = {
     F.kl_div: (*_PLAIN, "log_target"),
 }  # fmt: skip
 _LOSSES = frozenset(_SIGNATURES)
+_SAVED_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 LIKELIHOODS = frozenset(
     {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
@@ -177,6 +178,8 @@ def _from_graph(func: Callable[..., Any], result: Tensor, named: dict[str, Any])
     """
     if func is not F.cross_entropy or named.get("label_smoothing", 0.0) != 0.0:
         return None
+    if _SAVED_HOOKS is None or _SAVED_HOOKS(True) is not None:
+        return None  # offloading or checkpointing: to look at a saved tensor would move or recompute it
     node = result.grad_fn
     if type(node).__name__ not in ("NllLossBackward0", "NllLoss2DBackward0"):
         return None

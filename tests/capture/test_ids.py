@@ -579,8 +579,12 @@ def test_nested_combined_loaders():
             return self.loss(batch["a"][1], "train")
 
     def make():
-        pair = [DataLoader(Rows(40, seed=k), batch_size=8, shuffle=True) for k in (0, 1)]
-        return ({"a": pair, "b": DataLoader(Rows(16), batch_size=4)},)
+        return (
+            {
+                "a": [DataLoader(Rows(40), batch_size=8, shuffle=True)] * 2,
+                "b": DataLoader(Rows(16), batch_size=4),
+            },
+        )
 
     module, driver, _, _ = fit(Two, make, watched=True, driver=Driver(train_loader="a.1"))
     assert_exact(module, driver)

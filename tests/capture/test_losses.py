@@ -394,5 +394,18 @@ def test_listening_never_stops_a_step(monkeypatch):
     with LossCapture() as seen:
         loss = F.cross_entropy(x(B, C), LABELS)
     seen.calls[0].elements = torch.zeros(B, 2, 2)
-    with pytest.raises(AmbiguousLossError, match="(unexpected form|pool to)"):
+    with pytest.raises(AmbiguousLossError, match=r"(unexpected form|pool to)"):
         attribute(seen.calls, loss, B)
+
+
+def test_saved_tensors_that_are_elsewhere_are_not_fetched():
+    looked = []
+
+    def unpack(saved):
+        looked.append(saved)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        captured, loss = capture(F.cross_entropy, x(B, C), LABELS)
+    assert looked == []
+    torch.testing.assert_close(captured.loss.mean(), loss.detach())
