@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memguard.callbacks.monitor import LeakageMonitor
-    from memguard.check import check
+    from memguard.preflight import check
     from memguard.errors import MemguardError, MemguardWarning
 
 __version__ = "0.1.0.dev0"
 
 __all__ = ["LeakageMonitor", "MemguardError", "MemguardWarning", "check"]
 
-# Lightning and torch take seconds to import: what needs them is loaded when it is first asked for.
+# Lightning and torch take seconds to import: what needs them is loaded when it is first asked for. A module must
+# not have the name of what it holds: once imported, it would stand in its place.
 _HOMES = {
     "LeakageMonitor": "memguard.callbacks.monitor",
     "MemguardError": "memguard.errors",
     "MemguardWarning": "memguard.errors",
-    "check": "memguard.check",
+    "check": "memguard.preflight",
 }
 
 

@@ -23,7 +23,7 @@ FLOORS = [
     {"references", "privacy"},
     {"probes", "mitigations", "report"},
     {"callbacks"},
-    {"check", "audit", "compare"},
+    {"preflight", "audit", "compare"},
     {"cli"},
 ]
 # Sums and estimates: what they compute must be computable without a model at hand.
