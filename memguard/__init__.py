@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memguard.callbacks.monitor import LeakageMonitor
-    from memguard.preflight import check
     from memguard.errors import MemguardError, MemguardWarning
+    from memguard.preflight import check
 
 __version__ = "0.1.0.dev0"
 
