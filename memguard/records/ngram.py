@@ -25,10 +25,17 @@ _ALPHA = 0.5  # added to the count of each code (Krichevsky-Trofimov)
 _STRENGTH = 5.0  # counts that a lower order is worth where a higher one is interpolated with it
 _LARGEST = 1 << 62  # packed keys stay below
 _RARE = 3  # a code of so few patients is rare
+_BLOCK = 8_000_000  # codes counted together: bounds the working memory at about 1 GB
 
 
 def ngram_features(
-    train: Ragged, train_patient: ArrayLike | None, held_out: Ragged, *, lags: int = 3
+    train: Ragged,
+    train_patient: ArrayLike | None,
+    held_out: Ragged,
+    *,
+    lags: int = 3,
+    block: int = _BLOCK,
+    seed: int = 0,
 ) -> tuple[_Float, _Float, tuple[str, ...]]:
     """Describe each record by its surprise under models of the other patients.
 
@@ -37,6 +44,10 @@ def ngram_features(
         train_patient: ``(N,)`` patient of each, integers; every record its own patient when ``None``.
         held_out: codes of the ``M`` held-out records, none of them of a training patient.
         lags: skip-bigram features at distances ``2 .. lags``.
+        block: where there are more codes than this, patients are divided at random into blocks of about so
+            many, held-out records too, and each block is its own population: time stays linear, memory
+            bounded.
+        seed: of the blocks.
 
     Returns:
         ``(N, F)`` and ``(M, F)`` float64 features and their ``F`` names. Surprises are in nats per code,
@@ -64,6 +75,28 @@ def ngram_features(
     size = 1 + max(int(train.values.max()), int(held_out.values.max(initial=0)))
     if min(int(train.values.min()), int(held_out.values.min(initial=0))) < 0:
         raise DataError("negative codes", "they collide with the start of a record", "mask padding out")
+    n_blocks = -(-len(train.values) // block)
+    if n_blocks == 1:
+        return _features(train, patient, held_out, size, lags)
+    rng = np.random.default_rng(seed)
+    of_train = (rng.permutation(int(patient.max()) + 1) % n_blocks)[patient]
+    of_held_out = rng.permutation(len(held_out)) % n_blocks
+    x, y, names = np.empty((n, 0)), np.empty((len(held_out), 0)), tuple[str, ...]()
+    for k in range(n_blocks):
+        rows, columns = np.flatnonzero(of_train == k), np.flatnonzero(of_held_out == k)
+        a, b, names = _features(
+            train.take(rows), _as_patients(patient[rows], len(rows)), held_out.take(columns), size, lags
+        )
+        if k == 0:
+            x, y = np.empty((n, len(names))), np.empty((len(held_out), len(names)))
+        x[rows], y[columns] = a, b
+    return x, y, names
+
+
+def _features(
+    train: Ragged, patient: _Int, held_out: Ragged, size: int, lags: int
+) -> tuple[_Float, _Float, tuple[str, ...]]:
+    """The features of one block; ``patient`` is numbered from 0."""
     a = _Tokens(train, patient, size)
     b = _Tokens(held_out, None, size)
     inside: list[_Float] = []

@@ -98,6 +98,21 @@ def test_keys_too_large_for_one_word_are_renumbered() -> None:
         assert np.corrcoef(rank_a, rank_b)[0, 1] > 0.9
 
 
+def test_blocks_are_populations_of_their_own_and_keep_patients_together() -> None:
+    rng = np.random.default_rng(2)
+    codes = Ragged.from_lists([np.minimum(rng.geometric(0.3, 6), 12).tolist() for _ in range(400)])
+    patient = rng.integers(0, 150, 400)
+    whole = ngram_features(codes, patient, codes.take(np.arange(80)))
+    parts = ngram_features(codes, patient, codes.take(np.arange(80)), block=700)
+    assert parts[2] == whole[2]
+    assert np.isfinite(parts[0]).all()
+    assert np.corrcoef(parts[0][:, 0], whole[0][:, 0])[0, 1] > 0.9
+    assert abs(parts[0][:, 1].mean() - parts[1][:, 1].mean()) < 0.2  # both sides from blocks of one size
+    copies = Ragged.from_lists([[1, 2, 3]] * 60 + [[k, k + 1, k + 2] for k in range(10, 70)])
+    one = np.array([0] * 60 + list(range(1, 61)))
+    assert np.all(ngram_features(copies, one, copies.take([0]), block=60)[0][:60, 1] > 3)
+
+
 def test_empty_records_and_bad_input() -> None:
     codes = Ragged.from_lists([[1, 2], [], [3]])
     x, y, _ = ngram_features(codes, None, Ragged.from_lists([[], [7]]))
