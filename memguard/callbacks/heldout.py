@@ -73,6 +73,13 @@ class HeldOutSource:
         return self._dataset
 
     @property
+    def collate_fn(self) -> Any:
+        """How its records become a batch; ``None`` for torch's default."""
+        if self.free:
+            return getattr(self.capture.tracker.loader("val", self.dataloader_idx), "collate_fn", None)
+        return self._collate
+
+    @property
     def n_records(self) -> int:
         """Its length.
 

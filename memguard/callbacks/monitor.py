@@ -27,6 +27,7 @@ from memguard.callbacks.session import WatchSession
 from memguard.capture import Capture
 from memguard.errors import HeldOutError, MemguardError, MemguardWarning
 from memguard.probes.watch import Look, Watch, WatchSettings
+from memguard.references.early_stopped import State, initial_state
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import empty_flags, most_urgent
 from memguard.report.loggers import log_report
@@ -80,6 +81,9 @@ class LeakageMonitor(pl.Callback):
         dirpath: Where the files go; ``memguard-watch/`` in the Trainer's log directory by default.
         hash_ids: Write keyed hashes instead of patient ids.
         min_cell: Counts of people below this are not shown.
+        reference_budget: Optimizer steps that one reference model may take when training ends, as a share of the
+            run's own: 0, none; .4 is enough for one that stops early. It trains on half of the held-out patients,
+            and only the other half then stands for non-members in the flags.
         train_loader: Which training loader to watch, where there are several.
         on_problem: What to do when records or losses of a step are uncertain: ``"raise"``; ``"warn"`` once and stop
             watching; ``"auto"``, raise at the first step and warn later, when there is a training to lose.
@@ -123,6 +127,7 @@ class LeakageMonitor(pl.Callback):
         dirpath: str | Path | None = None,
         hash_ids: bool = True,
         min_cell: int = 5,
+        reference_budget: float = 0.0,
         train_loader: str | int | None = None,
         on_problem: Literal["auto", "raise", "warn"] = "auto",
         seed: int = 0,
@@ -133,6 +138,7 @@ class LeakageMonitor(pl.Callback):
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.final_evaluation, self.log_on = final_evaluation, log_on
         self.dirpath = None if dirpath is None else Path(dirpath)
+        self.reference_budget = reference_budget
         self.train_loader, self.on_problem = train_loader, on_problem
         self.settings = WatchSettings(
             fprs=tuple(fprs), flag_rate=flag_rate, member_sample=member_sample, seed=seed
@@ -163,6 +169,7 @@ class LeakageMonitor(pl.Callback):
         self.watch: Watch | None = None
         self._notes: list[str] = []
         self._last_look: Look | None = None
+        self._initial: State | None = None
         self._clock = time.perf_counter()
 
     @property
@@ -204,6 +211,7 @@ class LeakageMonitor(pl.Callback):
         folder = self._given_dirpath
         self.dirpath = folder or Path(trainer.log_dir or trainer.default_root_dir) / "memguard-watch"
         self._open(trainer)
+        self._initial = initial_state(pl_module) if self.reference_budget > 0 else None
         self._clock = time.perf_counter()
 
     def _open(self, trainer: pl.Trainer) -> None:
@@ -288,6 +296,8 @@ class LeakageMonitor(pl.Callback):
         start = time.perf_counter()
         look = None
         if not getattr(trainer, "fast_dev_run", False):
+            if self._initial is not None:
+                self._session.train_reference(trainer, pl_module, self._initial, self.reference_budget)
             look = self._session.final_look(
                 self._last_look, self.final_evaluation, epochs=trainer.current_epoch, step=trainer.global_step
             )

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from memguard.callbacks.gather import everybody, n_ranks, rank
 from memguard.callbacks.heldout import HeldOutSource
 from memguard.callbacks.opening import batch_key, check_sides, open_watch
-from memguard.capture import Capture, Fetched, Observation, collect
+from memguard.capture import Capture, CapturedLoss, Fetched, Observation, collect
 from memguard.errors import MemguardError, MemguardWarning
 from memguard.probes.watch import Look, Watch, WatchSettings
+from memguard.records.surrogate import MIN_HELD_OUT
+from memguard.references.early_stopped import State, mean_loss, train_reference
 
 __all__ = ["WatchSession"]
 
@@ -216,6 +218,70 @@ class WatchSession:
                 look, membership=last.membership
             )  # measured already, on losses kept in full precision
         return look
+
+    def train_reference(
+        self, trainer: pl.Trainer, module: pl.LightningModule, initial: State, budget: float
+    ) -> None:
+        """Train one early-stopped reference on half of the held-out patients, and keep its losses for the score.
+
+        Args:
+            trainer: Of the run.
+            module: Of the run.
+            initial: Its weights before the first step.
+            budget: Optimizer steps that it may take, as a share of the run's.
+        """
+        watch = self.watch
+        if watch is None:
+            return
+        inside, outside = watch.held_back()
+        n_left = np.unique(watch.held_out.patients.code[outside]).size
+        if n_left < MIN_HELD_OUT or n_ranks() > 1:
+            why = "more than one process" if n_ranks() > 1 else f"{n_left} held-out patients left beside it"
+            self.note(f"No reference was trained: {why}.")
+            return
+        referee = self.source.windows(outside)
+        loader = self.capture.tracker.loader("train")
+
+        def losses(run: pl.Trainer, model: pl.LightningModule, windows: Fetched) -> list[CapturedLoss]:
+            return self.capture.evaluate(windows, trainer=run, module=model)
+
+        try:
+            found = train_reference(
+                trainer,
+                module,
+                initial,
+                self.source.dataset,
+                inside,
+                referee=lambda run, model: mean_loss(losses(run, model, referee)),
+                collate_fn=self.source.collate_fn,
+                batch_size=getattr(loader, "batch_size", None) or 64,
+                max_steps=max(int(budget * trainer.global_step), 1),
+                seed=self.settings.seed,
+            )
+            members = np.full(len(watch.members.tokens), np.nan, np.float32)
+            trained = self.capture.fetch("train", np.flatnonzero(watch.members.seen))
+            for at, one in zip(trained.positions, losses(trainer, found.module, trained), strict=True):
+                members[at] = one.loss.float().cpu().numpy()
+            held = np.full(len(watch.held_out.tokens), np.nan, np.float32)
+            for at, one in zip(referee.positions, losses(trainer, found.module, referee), strict=True):
+                held[at] = one.loss.float().cpu().numpy()
+        except Exception as error:  # the run itself is trained: a second training that fails must not cost it
+            warnings.warn(
+                MemguardWarning(
+                    f"the reference model could not be trained ({error!r})",
+                    "the expected losses rest on the zero-cost features alone",
+                    "pass reference_budget=0, or let the module train without a validation loop",
+                ),
+                stacklevel=2,
+            )
+            self.note(f"No reference was trained: {type(error).__name__}.")
+            return
+        watch.reference = members, held
+        self.note(
+            f"One reference was trained on {inside.size:,} held-out records ({found.epochs} epochs, best "
+            f"{found.best_epoch}, "
+            f"{found.steps} steps); the {n_left:,} other held-out patients give the p-values."
+        )
 
     def _sample_loss(self) -> Floats:
         """Eval-mode losses of the member sample; the ranks share the work."""

@@ -214,10 +214,19 @@ class Capture:
         """Signature of the loss that training was found to use."""
         return self.steps.accepted
 
-    def evaluate(self, batches: Iterable[Any], *, dataloader_idx: int = 0) -> list[CapturedLoss]:
-        """:func:`~memguard.capture.steps.evaluate` with what this run has learned about its loss."""
+    def evaluate(
+        self, batches: Iterable[Any], *, dataloader_idx: int = 0, trainer: Any = None, module: Any = None
+    ) -> list[CapturedLoss]:
+        """:func:`~memguard.capture.steps.evaluate` with what this run has learned about its loss.
+
+        Args:
+            batches: Raw batches.
+            dataloader_idx: For a validation step that asks for it.
+            trainer: Another Trainer than the run's, for another model of the same class.
+            module: That model.
+        """
         return evaluate(
-            self._trainer, self._module, batches, per_record_loss=self.per_record_loss, like=self.accepted,
+            trainer or self._trainer, module or self._module, batches, per_record_loss=self.per_record_loss, like=self.accepted,
             memory=self.steps.memory, dataloader_idx=dataloader_idx,
         )  # fmt: skip
 

@@ -142,6 +142,8 @@ class Watch:
     Attributes:
         sample: ``(m,)`` positions of the members that are evaluated at each look.
         unit: Of the losses.
+        reference: Losses ``(N,)`` and ``(M,)`` of a model that never saw the members; NaN for held-out records
+            that it was trained on.
         first_flagged: ``(P,)`` epoch at which each patient was first flagged, NaN where never.
 
     Example:
@@ -164,6 +166,7 @@ class Watch:
         self.members, self.held_out = Side.of(members, fingerprint), Side.of(held_out, fingerprint)
         self.sample: Ints = np.zeros(0, np.int64)
         self.first_flagged = np.full(members.n_patients, np.nan, np.float32)
+        self.reference: tuple[Floats, Floats] | None = None
         self._sample_rows: dict[int, Floats] = {}  # epoch -> eval-mode losses of the sample at its end
         self._held_out_mean: dict[int, float] = {}
         self._sample_fixed = False
@@ -266,6 +269,8 @@ class Watch:
         self, at: int, sample_loss: Floats, held: Floats, member_loss: Floats | None
     ) -> tuple[Memorization | None, Estimate | None, float | None, str]:
         """Score every member that can be scored; say why not otherwise."""
+        if self.reference is not None:  # patients that the reference trained on are no stranger to it
+            held = np.where(np.isfinite(self.reference[1]), held, np.nan).astype(np.float32)
         n_held_out = int(np.unique(self.held_out.patients.code[np.isfinite(held)]).size)
         if n_held_out < MIN_HELD_OUT:
             return None, None, None, f"{n_held_out} held-out patients, and a ranking needs {MIN_HELD_OUT}"
@@ -326,6 +331,7 @@ class Watch:
             held_out_patient=self.held_out.patients.code,
             sample=mode_sample,
             loss_mode=mode,
+            reference=None if self.reference is None else (self.reference[0][rows], self.reference[1]),
             weight=loss_weight(mean, self.settings.planned_epochs),
             seed=self.settings.seed,
         )
@@ -411,6 +417,17 @@ class Watch:
         if changed:
             self.first_flagged = np.full(self.members.patients.n_patients, np.nan, np.float32)
         return changed
+
+    def held_back(self) -> tuple[Ints, Ints]:
+        """Held-out records in two halves by patient: one to train a reference on, one to compare with.
+
+        Returns:
+            Sorted positions of both.
+        """
+        rng = np.random.default_rng(self.settings.seed)
+        chosen = rng.permutation(self.held_out.patients.n_patients) % 2 == 0
+        first = chosen[self.held_out.patients.code]
+        return np.flatnonzero(first), np.flatnonzero(~first)
 
     # -- what the records say ------------------------------------------------------------------------------
 

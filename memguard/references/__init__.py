@@ -1,1 +1,1 @@
-
+"""Models that never saw a given patient."""

@@ -333,6 +333,31 @@ def test_members_that_stand_for_held_out_and_the_other_way_round_are_not_flagged
     assert np.mean(covered) >= 0.66
 
 
+def test_one_reference_sharpens_the_expectation_and_leaves_the_run_alone(tmp_path):
+    def fit(folder, budget):
+        monitor = LeakageMonitor(dirpath=folder / "watch", reference_budget=budget, final_evaluation=True)
+        data = loaders(240, 500)
+        *_, module = watched(folder, monitor=monitor, data=data, epochs=5)
+        return monitor, torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    without, plain = fit(tmp_path / "a", 0.0)
+    monitor, weights = fit(tmp_path / "b", 1.0)
+    assert torch.equal(plain, weights)
+    assert any("One reference was trained on 250 held-out records" in note for note in monitor.report.notes)
+    members, held = monitor.watch.reference
+    assert np.isfinite(members).all()
+    assert np.isfinite(held).sum() == 250
+    assert members.mean() > monitor.curve[-1].member_loss  # it never saw them
+    assert monitor.curve[-1].surrogate_fit > 0.8
+    assert monitor.patients.height == without.patients.height == 240
+
+
+def test_a_reference_needs_enough_held_out_patients(tmp_path):
+    monitor = LeakageMonitor(dirpath=tmp_path / "watch", reference_budget=1.0)
+    watched(tmp_path, monitor=monitor, epochs=2)
+    assert any("No reference was trained: 80 held-out patients" in note for note in monitor.report.notes)
+
+
 def test_a_subset_of_a_data_set_keeps_its_patients(tmp_path):
     whole = Visits(500, 1)
     rows = np.random.default_rng(0).permutation(500)
