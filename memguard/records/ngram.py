@@ -114,14 +114,19 @@ def _features(
     p1_b = (uni.held_out + _ALPHA) / (n_b + _ALPHA * size)
     s1_a, s1_b = -np.log(p1_a), -np.log(p1_b)
     keep("unigram", s1_a, s1_b)
-    p2_a, p2_b = _interpolate(a, b, 1, p1_a, p1_b)
+    scale = size + 1
+    bi = _Table(a.before(1) * scale + a.code, b.before(1) * scale + b.code, a)
+    p2_a, p2_b = _interpolate(bi, uni.as_context(a, b, 1), p1_a, p1_b)
     s2_a, s2_b = -np.log(p2_a), -np.log(p2_b)
     keep("bigram", s2_a, s2_b)
-    p3_a, p3_b = _interpolate(a, b, 2, p2_a, p2_b)
+    past_a, past_b = a.before(2) * scale + a.before(1), b.before(2) * scale + b.before(1)
+    tri = _Table(past_a * scale + a.code, past_b * scale + b.code, a)
+    p3_a, p3_b = _interpolate(tri, bi.as_context(a, b, 1), p2_a, p2_b)
     keep("trigram", -np.log(p3_a), -np.log(p3_b))
-    del p3_a, p3_b, p2_a, p2_b
+    del tri, past_a, past_b, p3_a, p3_b, p2_a, p2_b
     for lag in range(2, lags + 1):
-        q_a, q_b = _interpolate(a, b, lag, p1_a, p1_b, skip=True)
+        skip = _Table(a.before(lag) * scale + a.code, b.before(lag) * scale + b.code, a)
+        q_a, q_b = _interpolate(skip, uni.as_context(a, b, lag), p1_a, p1_b)
         keep(f"lag{lag}", -np.log(q_a), -np.log(q_b))
     keep("bigram_square", s2_a**2, s2_b**2)
     seen_a, seen_b = a.seen_before(), b.seen_before()
@@ -208,33 +213,44 @@ class _Table:
         gram_of_run = ranked[start] // tokens.n_patients
         first = _run_starts(gram_of_run)
         total, carriers = np.add.reduceat(own, first), np.diff(first, append=len(start))
-        run_lengths = carriers
-        self.train = np.empty(len(train))
-        self.train[order] = np.repeat(np.repeat(total, run_lengths) - own, own)
-        self.others = np.empty(len(train))
-        self.others[order] = np.repeat(np.repeat(carriers, run_lengths) - 1, own)
+        self.gram_of_run = np.repeat(np.arange(len(first)), carriers)
+        self.run = np.empty(len(train), dtype=np.int64)
+        self.run[order] = np.repeat(np.arange(len(start)), own)
+        self.train = (total[self.gram_of_run] - own)[self.run].astype(float)
+        self.others = (carriers[self.gram_of_run] - 1)[self.run]
         table = known[gram_of_run[first]] if renumber else gram_of_run[first]
         place = np.minimum(np.searchsorted(table, held_out), len(table) - 1)
-        found = table[place] == held_out
-        self.held_out = np.where(found, total[place], 0).astype(float)
-        self.carriers = np.where(found, carriers[place], 0).astype(float)
+        self.found = np.where(table[place] == held_out, place, -1)
+        self.held_out = np.where(self.found < 0, 0, total[place]).astype(float)
+        self.carriers = np.where(self.found < 0, 0, carriers[place]).astype(float)
+
+    def as_context(self, a: _Tokens, b: _Tokens, lag: int) -> tuple[_Float, _Float]:
+        """How often the n-gram that ends ``lag`` places earlier is a context there, the patient's own taken off.
+
+        No sort: the runs are known already. Where the record is not that old, the context is its start.
+        """
+        assert a.patient is not None
+        old = np.flatnonzero(a.place >= lag)
+        run = self.run[old - lag]
+        own = np.bincount(run, minlength=len(self.gram_of_run))
+        total = np.bincount(self.gram_of_run, weights=own)
+        out = np.empty(len(a.code))
+        out[old] = (total[self.gram_of_run] - own)[run]
+        young = np.flatnonzero(a.place < lag)
+        out[young] = len(young) - np.bincount(a.patient[young], minlength=a.n_patients)[a.patient[young]]
+        out_b = np.full(len(b.code), float(len(young)))
+        old_b = np.flatnonzero(b.place >= lag)
+        found = self.found[old_b - lag]
+        out_b[old_b] = np.where(found < 0, 0.0, total[found])
+        return out, out_b
 
 
 def _interpolate(
-    a: _Tokens, b: _Tokens, lag: int, low_a: _Float, low_b: _Float, *, skip: bool = False
+    joint: _Table, whole: tuple[_Float, _Float], low_a: _Float, low_b: _Float
 ) -> tuple[_Float, _Float]:
-    """Probability of each code after its context, drawn towards the lower order (Dirichlet smoothing).
-
-    The context is the ``lag`` codes before it, or only the one ``lag`` places before it (``skip``).
-    """
-    scale = a.size + 1
-    before_a, before_b = a.before(lag), b.before(lag)
-    if lag == 2 and not skip:
-        before_a, before_b = before_a * scale + a.before(1), before_b * scale + b.before(1)
-    joint = _Table(before_a * scale + a.code, before_b * scale + b.code, a)
-    whole = _Table(before_a, before_b, a)
-    p_a = (joint.train + _STRENGTH * low_a) / (whole.train + _STRENGTH)
-    p_b = (joint.held_out + _STRENGTH * low_b) / (whole.held_out + _STRENGTH)
+    """Probability of each code after its context, drawn towards the lower order (Dirichlet smoothing)."""
+    p_a = (joint.train + _STRENGTH * low_a) / (whole[0] + _STRENGTH)
+    p_b = (joint.held_out + _STRENGTH * low_b) / (whole[1] + _STRENGTH)
     return p_a, p_b
 
 
