@@ -6,6 +6,7 @@ call is the step's loss, whose value is whose) is decided after the step, in :mo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F  # noqa: N812
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode_temporarily
 
 __all__ = ["LIKELIHOODS", "LossCall", "LossCapture"]
 
@@ -89,6 +90,43 @@ class LossCall:
         return self.name, self.reduction
 
 
+class _Unseen:
+    """Hides the listening from modules that choose their arithmetic by ``torch.overrides.has_torch_function``.
+
+    In evaluation, torch's transformer layers and attention take a fused path unless a function mode is active, and
+    its last bits differ. While someone listens, the question is answered as if nobody did.
+    """
+
+    lock = threading.Lock()
+    listeners = 0
+    asked: Callable[..., bool] = torch.overrides.has_torch_function
+
+    @classmethod
+    def begin(cls) -> None:
+        with cls.lock:
+            cls.listeners += 1
+            if cls.listeners == 1:
+                cls.asked = torch.overrides.has_torch_function
+                torch.overrides.has_torch_function = _has_torch_function  # type: ignore[assignment]
+
+    @classmethod
+    def end(cls) -> None:
+        with cls.lock:
+            cls.listeners -= 1
+            if cls.listeners == 0 and torch.overrides.has_torch_function is _has_torch_function:
+                torch.overrides.has_torch_function = cls.asked
+
+
+def _has_torch_function(relevant_args: Any) -> bool:
+    if torch.compiler.is_compiling():
+        return bool(_Unseen.asked(relevant_args))
+    stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    if not stack or not isinstance(stack[-1], LossCapture):
+        return bool(_Unseen.asked(relevant_args))
+    with _pop_mode_temporarily():
+        return bool(_Unseen.asked(relevant_args))
+
+
 class LossCapture(TorchFunctionMode):
     """Notes every call of a loss function made while it is entered; the caller's result is untouched.
 
@@ -110,6 +148,17 @@ class LossCapture(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[LossCall] = []
+
+    def __enter__(self) -> LossCapture:
+        _Unseen.begin()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
+        finally:
+            _Unseen.end()
 
     def __torch_function__(
         self,

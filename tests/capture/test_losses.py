@@ -409,3 +409,21 @@ def test_saved_tensors_that_are_elsewhere_are_not_fetched():
         captured, loss = capture(F.cross_entropy, x(B, C), LABELS)
     assert looked == []
     torch.testing.assert_close(captured.loss.mean(), loss.detach())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fused_evaluation_paths_keep_their_bits():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.1)
+    net = nn.TransformerEncoder(layer, 2).eval()
+    attention = nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    given = torch.randn(3, 7, 16)
+    before = torch.overrides.has_torch_function
+    with torch.no_grad():
+        plain = net(given), attention(given, given, given)[0]
+        with LossCapture():
+            heard = net(given), attention(given, given, given)[0]
+            with pytest.raises(KeyError), LossCapture():
+                raise KeyError
+    assert all(torch.equal(a, b) for a, b in zip(plain, heard, strict=True))
+    assert torch.overrides.has_torch_function is before
