@@ -23,7 +23,8 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
 
     For a sequence loss the captured targets *are* the record's codes, in the vocabulary that the model
     predicts; the first code, which is only ever an input, is taken from the batch where an entry of it is the
-    targets shifted by one. For a classifier the features are every other number in the batch that has one row per record.
+    targets shifted by one. For a classifier the features are every other number in the batch that has one row
+    per record.
 
     Args:
         batch: The batch as the step received it.

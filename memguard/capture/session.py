@@ -226,8 +226,8 @@ class Capture:
             module: That model.
         """
         return evaluate(
-            trainer or self._trainer, module or self._module, batches, per_record_loss=self.per_record_loss, like=self.accepted,
-            memory=self.steps.memory, dataloader_idx=dataloader_idx,
+            trainer or self._trainer, module or self._module, batches, per_record_loss=self.per_record_loss,
+            like=self.accepted, memory=self.steps.memory, dataloader_idx=dataloader_idx,
         )  # fmt: skip
 
     def fetch(

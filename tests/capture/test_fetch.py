@@ -72,15 +72,15 @@ def test_getitems_and_collate_are_used():
     assert fetch(Many(), [4, 2], lambda samples: torch.stack(samples)[:, 0].tolist()) == [[4.0, 2.0]]
 
 
-def test_sequence_content_is_the_targets():
+def test_sequence_content_is_the_first_code_and_the_targets():
     data, module = Codes(), NextCode()
     batch = fetch(data, range(6), batch_size=6)[0]
     with LossCapture() as seen:
         loss = module.loss(batch, "train")
     content = batch_content(batch, attribute(seen.calls, loss, 6, batch=batch))
     assert content["codes"].dtype == np.int32
-    np.testing.assert_array_equal(content["mask"], batch["keep"][:, 1:].numpy())
-    np.testing.assert_array_equal(content["codes"], (batch["codes"][:, 1:] * batch["keep"][:, 1:]).numpy())
+    np.testing.assert_array_equal(content["mask"], batch["keep"].numpy())
+    np.testing.assert_array_equal(content["codes"], (batch["codes"] * batch["keep"]).numpy())
 
 
 def test_classifier_content_is_everything_but_the_label():

@@ -244,7 +244,7 @@ def test_observations_release_the_batch():
             seen = self.capture.last_train
             assert seen is self.capture.last_train
             content = seen.content()
-            assert content["codes"].shape == content["mask"].shape == (len(seen.positions), 6)
+            assert content["codes"].shape == content["mask"].shape == (len(seen.positions), 7)
             kept.append(seen)
 
     module, _, _, _ = fit(
