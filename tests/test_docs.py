@@ -94,3 +94,22 @@ def test_commands_name_recipes_and_targets_that_exist(page: Path):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
     for module in re.findall(r"python -m ((?:recipes|benchmarks)[\w.]*)", text):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+@pytest.mark.filterwarnings("ignore")  # of jsonargparse, about how Lightning uses it
+def test_lightning_cli_reads_the_configuration_of_the_docs(tmp_path, monkeypatch):
+    pytest.importorskip("typeshed_client")  # part of jsonargparse[signatures]
+    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    (tmp_path / "config.yaml").write_text(blocks(ROOT / "docs" / "configure.md", "yaml")[0])
+    quiet = ["--trainer.logger=false", "--trainer.accelerator=cpu", "--seed_everything=false"]
+    for arguments in (
+        [f"--config={tmp_path / 'config.yaml'}"],
+        ["--trainer.callbacks+=memguard.LeakageMonitor", "--trainer.callbacks.seed=0"],
+    ):
+        cli = LightningCLI(
+            BoringModel, BoringDataModule, run=False, save_config_callback=None, args=[*arguments, *quiet]
+        )
+        assert type(cli.trainer.callbacks[0]).__name__ == "LeakageMonitor"
