@@ -16,7 +16,14 @@ from memguard.records.content import Ragged
 
 __all__ = ["STRATA", "Cohort", "make_cohort"]
 
-STRATA = ("ordinary", "unique", "near-duplicate", "repeated patient", "planted sensitive", "inferable sensitive")
+STRATA = (
+    "ordinary",
+    "unique",
+    "near-duplicate",
+    "repeated patient",
+    "planted sensitive",
+    "inferable sensitive",
+)
 
 VOCABULARY, BOS, FIRST_AGE, FIRST_SEX, FIRST_CODE = 600, 1, 2, 10, 12
 CODES, TAIL, PHENOTYPES, LONGEST = 588, 180, 12, 24

@@ -24,9 +24,9 @@ RECIPE = Recipe(epochs=32, rate=3e-3)
 AT = (6, 7, 8, 10, 16, 24, 32)
 SIZES = (3000, 600, 1500)  # pool, held-out, patients for the reference model
 LOOKS = [
-    Look(title="Final model (32 epochs)", epoch=32, truth=32, planned=32),
-    Look(title="After a quarter of the epochs, truth of the final models", epoch=8, truth=32, planned=32),
-    Look(title="After half of the epochs, truth of the final models", epoch=16, truth=32, planned=32),
+    Look(title="Final model (32 epochs)", epoch=32, truth=32),
+    Look(title="After a quarter of the epochs, truth of the final models", epoch=8, truth=32),
+    Look(title="After half of the epochs, truth of the final models", epoch=16, truth=32),
     Look(
         title="Early-stopped at the best held-out epoch, truth of that epoch", epoch=0, truth=0, planned=None
     ),

@@ -32,13 +32,11 @@ class Look:
         title: of the table.
         epoch: epochs done; 0 for each target's own best held-out epoch, moved to an evaluated one.
         truth: epoch of the truth; 0 for the same as ``epoch``.
-        planned: epochs that the run was to have; ``None`` when it is stopped early.
     """
 
     title: str
     epoch: int
     truth: int
-    planned: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ def sequence_tables(
         for look in looks:
             epoch, truth_epoch = look_at(models, k, look)
             truth = models.truth(truth_epoch, without=k)[rows]
-            signals, fit = _signals(study, k, rows, features, epoch, look.planned)
+            signals, fit = _signals(study, k, rows, features, epoch)
             signals["rarity (mean idf)"] = idf
             fits.setdefault(look.title, []).append(fit)
             for name, mask in subsets.items():
@@ -118,23 +116,21 @@ def sequence_tables(
 
 
 def _signals(
-    study: SequenceStudy, k: int, rows: np.ndarray, features: ContentFeatures, epoch: int, planned: int | None
+    study: SequenceStudy, k: int, rows: np.ndarray, features: ContentFeatures, epoch: int
 ) -> tuple[dict[str, np.ndarray], tuple[float, float, float]]:
     models, n = study.models, len(study.codes)
     trace, outer = models.traces[k][:epoch], models.held_out[k][:epoch]
     now = trace[-1]
     best = int(outer.mean(1).argmin())
     reference = (study.reference[:n][rows], study.reference[n:])
-    common = {"loss": now, "held_out_loss": outer[-1], "planned": planned}
+    common = {"loss": now, "held_out_loss": outer[-1], "patient": study.patient[rows]}
     ours = memorization_score(features, traces=trace, held_out_traces=outer, **common)
     evaluated = {**common, "loss": models.eval_loss(k, epoch)[rows], "loss_mode": "eval"}
     second = memorization_score(features, traces=trace, held_out_traces=outer, **evaluated)
     with_one = memorization_score(
         features, traces=trace, held_out_traces=outer, reference=reference, **common
     )
-    alone = memorization_score(
-        features, traces=trace[:0], held_out_traces=outer[:0], weight=ours.weight, **common
-    )
+    alone = memorization_score(features, traces=trace[:0], held_out_traces=outer[:0], **common)
     weight = ours.weight
     signals = {
         "**counterfactual score**, no extra model": ours.score,
@@ -192,7 +188,6 @@ def tabular_tables(
                 "held_out_traces": outer,
                 "loss": trace[-1],
                 "held_out_loss": outer[-1],
-                "planned": look.planned,
             }
             ours = memorization_score(features, **common)
             with_one = memorization_score(features, reference=reference, **common)

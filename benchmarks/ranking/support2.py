@@ -24,8 +24,8 @@ SIZES = (4000, 1000, 2000)  # pool, held-out, patients for the reference model
 
 
 LOOKS = [
-    Look(title="Overtrained (60 epochs)", epoch=60, truth=60, planned=60),
-    Look(title="After 16 of 60 epochs, truth of that epoch", epoch=16, truth=16, planned=60),
+    Look(title="Overtrained (60 epochs)", epoch=60, truth=60),
+    Look(title="After 16 of 60 epochs, truth of that epoch", epoch=16, truth=16),
 ]
 
 

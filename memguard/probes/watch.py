@@ -25,7 +25,6 @@ from memguard.records.surrogate import (
     ModeSample,
     content_features,
     early_epoch,
-    loss_weight,
     memorization_score,
 )
 
@@ -332,7 +331,8 @@ class Watch:
             sample=mode_sample,
             loss_mode=mode,
             reference=None if self.reference is None else (self.reference[0][rows], self.reference[1]),
-            weight=loss_weight(mean, self.settings.planned_epochs),
+            patient=self.members.patients.code[rows],
+            held_out_means=mean,
             seed=self.settings.seed,
         )
         if scores.status == "refuse":

@@ -19,6 +19,7 @@ __all__ = [
     "REFUSE_FIT",
     "WARN_FIT",
     "Expectation",
+    "correlation",
     "counterfactual",
     "fit_status",
     "match_train_noise",
@@ -141,7 +142,7 @@ class Expectation:
             center=center,
             scale=scale,
             cross_fitted=crossed,
-            fit_r=_correlation(crossed, y),
+            fit_r=correlation(crossed, y),
             n=n,
         )
 
@@ -231,7 +232,8 @@ def match_train_noise(
     return np.asarray(out + shift[np.clip(near, 0, len(level) - 1)])
 
 
-def _correlation(a: _Float, b: _Float) -> float:
+def correlation(a: _Float, b: _Float) -> float:
+    """Pearson correlation; NaN where either side does not vary."""
     if a.std() == 0 or b.std() == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])

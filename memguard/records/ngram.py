@@ -24,7 +24,6 @@ _Float = NDArray[np.float64]
 _ALPHA = 0.5  # added to the count of each code (Krichevsky-Trofimov)
 _STRENGTH = 5.0  # counts that a lower order is worth where a higher one is interpolated with it
 _LARGEST = 1 << 62  # packed keys stay below
-_RARE = 3  # a code of so few patients is rare
 _BLOCK = 8_000_000  # codes counted together: bounds the working memory at about 1 GB
 
 
@@ -64,7 +63,7 @@ def ngram_features(
         >>> train = Ragged.from_lists([[1, 2, 3], [1, 2, 3], [9, 9, 9]])
         >>> a, b, names = ngram_features(train, [0, 1, 2], Ragged.from_lists([[1, 2, 3], [9, 9, 9]]))
         >>> a.shape, b.shape, bool(a[2, 0] > a[0, 0]), bool(a[2, 0] > b[1, 0])
-        ((3, 10), (2, 10), True, True)
+        ((3, 8), (2, 8), True, True)
     """
     n = len(train)
     patient = _as_patients(train_patient, n)
@@ -117,8 +116,7 @@ def _features(
     scale = size + 1
     bi = _Table(a.before(1) * scale + a.code, b.before(1) * scale + b.code, a)
     p2_a, p2_b = _interpolate(bi, uni.as_context(a, b, 1), p1_a, p1_b)
-    s2_a, s2_b = -np.log(p2_a), -np.log(p2_b)
-    keep("bigram", s2_a, s2_b)
+    keep("bigram", -np.log(p2_a), -np.log(p2_b))
     past_a, past_b = a.before(2) * scale + a.before(1), b.before(2) * scale + b.before(1)
     tri = _Table(past_a * scale + a.code, past_b * scale + b.code, a)
     p3_a, p3_b = _interpolate(tri, bi.as_context(a, b, 1), p2_a, p2_b)
@@ -128,11 +126,9 @@ def _features(
         skip = _Table(a.before(lag) * scale + a.code, b.before(lag) * scale + b.code, a)
         q_a, q_b = _interpolate(skip, uni.as_context(a, b, lag), p1_a, p1_b)
         keep(f"lag{lag}", -np.log(q_a), -np.log(q_b))
-    keep("bigram_square", s2_a**2, s2_b**2)
     seen_a, seen_b = a.seen_before(), b.seen_before()
     keep("new_codes", (seen_a == 0).astype(float), (seen_b == 0).astype(float))
     keep("new_surprise", s1_a * (seen_a == 0), s1_b * (seen_b == 0))
-    keep("rare_codes", (uni.others < _RARE).astype(float), (uni.carriers < _RARE).astype(float))
     inside.append(np.log1p(a.lengths))
     outside.append(np.log1p(b.lengths))
     names.append("log_length")
@@ -217,12 +213,10 @@ class _Table:
         self.run = np.empty(len(train), dtype=np.int64)
         self.run[order] = np.repeat(np.arange(len(start)), own)
         self.train = (total[self.gram_of_run] - own)[self.run].astype(float)
-        self.others = (carriers[self.gram_of_run] - 1)[self.run]
         table = known[gram_of_run[first]] if renumber else gram_of_run[first]
         place = np.minimum(np.searchsorted(table, held_out), len(table) - 1)
         self.found = np.where(table[place] == held_out, place, -1)
         self.held_out = np.where(self.found < 0, 0, total[place]).astype(float)
-        self.carriers = np.where(self.found < 0, 0, carriers[place]).astype(float)
 
     def as_context(self, a: _Tokens, b: _Tokens, lag: int) -> tuple[_Float, _Float]:
         """How often the n-gram that ends ``lag`` places earlier is a context there, the patient's own taken off.

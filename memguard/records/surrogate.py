@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from memguard.records.expectation import (
     WARN_FIT,
     Expectation,
     Status,
+    correlation,
     counterfactual,
     fit_status,
     match_train_noise,
@@ -35,6 +36,7 @@ __all__ = [
     "MIN_HELD_OUT",
     "REFUSE_FIT",
     "WARN_FIT",
+    "WEIGHT",
     "ContentFeatures",
     "CounterfactualScore",
     "Expectation",
@@ -42,15 +44,13 @@ __all__ = [
     "content_features",
     "counterfactual",
     "early_epoch",
+    "early_trust",
     "fit_status",
-    "loss_weight",
     "match_train_noise",
     "memorization_score",
 ]
 
-_LATE = 0.6  # share of the planned epochs before which the loss counts half
-
-_CLASSIFIER_WEIGHT = 2 / 3  # most that a classifier's loss counts, on the scale of probabilities
+WEIGHT = 2 / 3  # of the model's own loss in the ranking score
 
 _Float = NDArray[np.float64]
 _Column = tuple[_Float, _Float]
@@ -86,19 +86,23 @@ def best_epoch(held_out_mean: Sequence[float] | _Float) -> int:
     return int(np.nanargmin(mean))
 
 
-def loss_weight(held_out_mean: Sequence[float] | _Float, planned: int | None = None) -> float:
-    """How much of the model's own loss to subtract: 1/2 early and for an early-stopped model, else 1.
+def early_trust(held_out_mean: Sequence[float] | _Float) -> float:
+    """How far the early loss speaks for a model that knows the population, 0 to 1.
 
-    Early means before 60 % of the planned snapshots, or, when the plan is not known, before twice the best
-    one.
+    The square of the share of the held-out improvement so far that was made by the early snapshot. A model
+    that was still learning what everybody has in common says little about what is particular to a record.
 
     Example:
-        >>> loss_weight([3.0, 2.0], planned=10), loss_weight([3, 2, 2.1, 2.2, 2.3, 2.4, 2.5], planned=10)
-        (0.5, 1.0)
+        >>> early_trust([3.0, 2.0, 1.9, 1.9, 1.8]) > 0.6 > early_trust([3.0, 2.5, 2.0, 1.0])
+        True
     """
-    done, best = len(held_out_mean), best_epoch(held_out_mean) + 1
-    late = done >= _LATE * planned if planned else done >= 2 * best
-    return 1.0 if late and best < done else 0.5
+    mean = np.asarray(held_out_mean, dtype=np.float64)
+    finite = mean[np.isfinite(mean)]
+    gained = finite[0] - finite.min()
+    if gained <= 0:
+        return 1.0
+    share = (finite[0] - mean[early_epoch(mean)]) / gained
+    return float(np.clip(share, 0.0, 1.0) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,7 @@ def content_features(
         >>> from memguard.records.content import Ragged
         >>> a = RecordContent.from_codes(Ragged.from_lists([[1, 2], [2, 1], [1, 2]]))
         >>> content_features(a, None, a.take([0])).train.shape
-        (3, 10)
+        (3, 8)
     """
     if train.codes is not None and held_out.codes is not None:
         x, y, names = ngram_features(train.codes, train_patient, held_out.codes)
@@ -182,8 +186,7 @@ class CounterfactualScore:
         fit_r: correlation of expected and actual loss over held-out patients, cross-fitted (for classifiers
             on the scale of probabilities, where the ranking is made).
         status: ``"ok"``, ``"warn"``, ``"refuse"``.
-        weight: how much of the loss is subtracted in ``score`` (1, or 1/2 early in training; at most 2/3 for
-            classifiers).
+        weight: how much of the loss is subtracted in ``score``.
         early: index of the snapshot whose loss is among the features, ``None`` when there is none.
         names: the features used.
 
@@ -212,12 +215,13 @@ def memorization_score(
     held_out_traces: ArrayLike,
     loss: ArrayLike,
     held_out_loss: ArrayLike,
+    patient: ArrayLike | None = None,
     held_out_patient: ArrayLike | None = None,
+    held_out_means: ArrayLike | None = None,
     sample: ModeSample | None = None,
     loss_mode: Literal["train", "eval"] = "train",
-    planned: int | None = None,
     reference: tuple[ArrayLike, ArrayLike] | None = None,
-    weight: float | None = None,
+    weight: float = WEIGHT,
     seed: int = 0,
 ) -> CounterfactualScore:
     """Score every member and every held-out record with what the run has shown so far.
@@ -228,13 +232,16 @@ def memorization_score(
         held_out_traces: ``(S, M)`` eval-mode losses after the same epochs; a row of NaN where not validated.
         loss: ``(N,)`` the members' current loss (the last train-time one, or eval-mode).
         held_out_loss: ``(M,)`` the held-out records' current eval-mode loss.
-        held_out_patient: ``(M,)``; every record its own patient when ``None``.
+        patient: ``(N,)``; every record its own patient when ``None``. The early loss of a patient with
+            several records is not used: by then the model has learned it from the patient's other records.
+        held_out_patient: ``(M,)``, likewise.
+        held_out_means: mean held-out loss after *every* epoch so far, where ``traces`` holds only some of
+            them (:func:`early_trust` needs the first epoch).
         sample: members measured in both modes. Without it, early losses are compared as they are: fine for
             ranking, not for p-values.
         loss_mode: whether ``loss`` is train-time or eval-mode.
-        planned: epochs that the run will have, when known.
         reference: losses ``(N,)`` and ``(M,)`` of a model that never saw either: one more feature.
-        weight: overrides the 1 or 1/2 of :func:`loss_weight`.
+        weight: of the loss in ``score``; ``gap`` always subtracts all of it.
         seed: of the folds and of the matched noise.
 
     Returns:
@@ -255,27 +262,41 @@ def memorization_score(
         )
     if sample is not None and loss_mode == "train" and len(sample.losses):
         now_out = match_train_noise(now_out, now[sample.rows], sample.losses[-1], rng, noise_only=True)
-    if features is not None and features.kind == "features":
-        columns = list(zip(features.train.T, features.held_out.T, strict=True))
-        names, early, mean = list(features.names), None, _nan_mean(outer)
-    else:
-        columns, names, early, mean = _sequence_columns(features, inner, outer, sample, rng)
+    columns = [] if features is None else list(zip(features.train.T, features.held_out.T, strict=True))
+    names = [] if features is None else list(features.names)
     if reference is not None:
         inside, outside = (np.asarray(part, dtype=np.float64) for part in reference)
         columns.append((inside, outside))
         names.append("reference_loss")
+    classes = "ridge_p" in names
+    early, trust, taught = None, 0.0, None
+    if not classes:
+        mean = _nan_mean(outer)
+        early = early_epoch(mean) if np.isfinite(mean).any() else None
+        if early is not None and early >= len(outer) - 1:
+            early = None  # the early loss would be the very loss that it is to predict
+    if early is not None:
+        then = outer[early]
+        if sample is not None:
+            then = match_train_noise(then, inner[early, sample.rows], sample.losses[early], rng)
+        taught = (inner[early], then)
+        trust = early_trust(mean if held_out_means is None else np.asarray(held_out_means, dtype=np.float64))
+        names.append("early_loss")
     usable = np.isfinite(now_out)
-    for _, out in columns:
+    for _, out in [*columns, *([] if taught is None else [taught])]:
         usable &= np.isfinite(out)
-    expected, expected_out, fit = _fit(columns, usable, now_out, held_out_patient, seed)
-    if early is not None and len(columns) > 1:
-        unseen = ~np.isfinite(inner[early])  # a record that the early epoch skipped is judged by its content
-        if unseen.any():
-            plain = [column for column, name in zip(columns, names, strict=True) if name != "early_loss"]
-            expected[unseen] = _fit(plain, usable, now_out, held_out_patient, seed)[0][unseen]
-    beta = weight if weight is not None else (loss_weight(mean, planned) if len(outer) else 0.5)
-    gap, gap_out = counterfactual(expected, now), counterfactual(expected_out, now_out)
-    if "ridge_p" in names:
+    group = None if held_out_patient is None else np.asarray(held_out_patient)
+    expected, expected_out, fit_r = _expect(
+        columns,
+        taught,
+        trust,
+        usable,
+        now_out,
+        (_several(patient, len(now)), _several(group, len(now_out))),
+        group,
+        seed,
+    )
+    if classes:
         # A classifier is ranked on the scale of probabilities: in nats a few records that every model gets
         # wrong outweigh all others. Only the ridge's probability goes in; the early loss does not help.
         p_in, p_out = columns[names.index("ridge_p")]
@@ -283,16 +304,15 @@ def memorization_score(
         if reference is not None:
             scaled.append((1 - np.exp(-columns[-1][0]), 1 - np.exp(-columns[-1][1])))
         wrong, wrong_out = 1 - np.exp(-now), 1 - np.exp(-now_out)
-        level, level_out, fit = _fit(scaled, usable, wrong_out, held_out_patient, seed)
-        beta = min(beta, _CLASSIFIER_WEIGHT)
-        score, score_out = (
-            counterfactual(level, wrong, weight=beta),
-            counterfactual(level_out, wrong_out, weight=beta),
-        )
+        level, level_out, fit = _fit(scaled, usable, wrong_out, group, seed)
+        fit_r = fit.fit_r
+        score = counterfactual(level, wrong, weight=weight)
+        score_out = counterfactual(level_out, wrong_out, weight=weight)
     else:
-        score = counterfactual(expected, now, weight=beta)
-        score_out = counterfactual(expected_out, now_out, weight=beta)
-    veto = np.nan if fit.status == "refuse" else 0.0
+        score = counterfactual(expected, now, weight=weight)
+        score_out = counterfactual(expected_out, now_out, weight=weight)
+    gap, gap_out = counterfactual(expected, now), counterfactual(expected_out, now_out)
+    veto = np.nan if fit_status(fit_r) == "refuse" else 0.0
     return CounterfactualScore(
         score=score + veto,
         gap=gap + veto,
@@ -300,32 +320,48 @@ def memorization_score(
         held_out_score=score_out + veto,
         held_out_gap=gap_out + veto,
         held_out_expected=expected_out,
-        fit_r=fit.fit_r,
-        status=fit.status,
-        weight=beta,
+        fit_r=fit_r,
+        status=fit_status(fit_r),
+        weight=weight,
         early=early,
         names=tuple(names),
     )
 
 
-def _sequence_columns(
-    features: ContentFeatures | None,
-    inner: _Float,
-    outer: _Float,
-    sample: ModeSample | None,
-    rng: np.random.Generator,
-) -> tuple[list[_Column], list[str], int | None, _Float]:
-    """Content features and the early loss, made comparable; with the early index and the held-out means."""
-    columns = [] if features is None else list(zip(features.train.T, features.held_out.T, strict=True))
-    names = [] if features is None else list(features.names)
-    mean = _nan_mean(outer)
-    early = early_epoch(mean) if np.isfinite(mean).any() else None
-    if early is None or early >= len(outer) - 1:
-        return columns, names, None, mean  # the early loss would be the very loss that it is to predict
-    then = outer[early]
-    if sample is not None:
-        then = match_train_noise(then, inner[early, sample.rows], sample.losses[early], rng)
-    return [*columns, (inner[early], then)], [*names, "early_loss"], early, mean
+def _expect(
+    columns: list[_Column],
+    taught: _Column | None,
+    trust: float,
+    usable: NDArray[np.bool_],
+    loss: _Float,
+    several: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    group: NDArray[Any] | None,
+    seed: int,
+) -> tuple[_Float, _Float, float]:
+    """Expected losses of both sides, the early loss mixed in as far as it is trusted; and the fit.
+
+    Both fits leave out the same folds of held-out patients, so that the mixture is cross-fitted as well.
+    """
+    if taught is None:
+        a, b, fit = _fit(columns, usable, loss, group, seed)
+        return a, b, fit.fit_r
+    c, d, fit = _fit([*columns, taught], usable, loss, group, seed)
+    if columns:
+        a, b, _ = _fit(columns, usable, loss, group, seed)
+        # A record that the early epoch skipped, or that its patient's other records had taught by then, is
+        # judged by its content.
+        share = np.where(several[0] | ~np.isfinite(taught[0]), 0.0, trust)
+        c = a + np.where(share > 0, share * (c - a), 0.0)
+        d = b + np.where(several[1], 0.0, trust) * (d - b)
+    return c, d, correlation(d[usable], loss[usable])
+
+
+def _several(patient: ArrayLike | None, n: int) -> NDArray[np.bool_]:
+    """Whether the patient of each record has more than one."""
+    if patient is None:
+        return np.zeros(n, dtype=bool)
+    _, code, count = np.unique(np.asarray(patient), return_inverse=True, return_counts=True)
+    return np.asarray(count[code] > 1)
 
 
 def _fit(

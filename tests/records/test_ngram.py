@@ -18,9 +18,7 @@ START = None
 def naive(rows: list[list[int]], others: list[list[int]], size: int) -> dict[str, list[float]]:
     """Features of ``rows`` under counts over ``others``, code by code."""
     counts: dict[str, Counter] = {key: Counter() for key in ("1", "c1", "2", "c2", "3", "cs", "s")}
-    carriers: Counter = Counter()
     for row in others:
-        carriers.update(set(row))
         padded = [START, START, *row]
         for i, code in enumerate(row, start=2):
             a, b = padded[i - 2], padded[i - 1]
@@ -45,10 +43,8 @@ def naive(rows: list[list[int]], others: list[list[int]], size: int) -> dict[str
                 "bigram": -np.log(p2),
                 "trigram": -np.log(p3),
                 "lag2": -np.log(skip),
-                "bigram_square": np.log(p2) ** 2,
                 "new_codes": float(new),
                 "new_surprise": -np.log(p1) * new,
-                "rare_codes": float(carriers[code] < 3),
             }
             for name, value in values.items():
                 each.setdefault(name, []).append(value)

@@ -91,7 +91,6 @@ def test_a_classifier_is_ranked_in_probability_and_its_gap_is_in_nats() -> None:
         "held_out_traces": np.stack([loss_out + 0.1 * e for e in range(4)]),
         "loss": loss,
         "held_out_loss": loss_out,
-        "planned": 4,
     }
     result = memorization_score(features, **arguments)
     assert result.early is None

@@ -14,8 +14,8 @@ from memguard.records.surrogate import (
     ModeSample,
     content_features,
     early_epoch,
+    early_trust,
     fit_status,
-    loss_weight,
     match_train_noise,
     memorization_score,
 )
@@ -75,10 +75,9 @@ def test_epoch_and_weight() -> None:
     curve = np.array([3.0, 2.5, np.nan, 2.1, np.nan, 2.0, 2.2, 2.3, 2.5, 2.7])
     assert early_epoch(curve) in (1, 3)
     assert early_epoch([2.0, 3.0]) == 0
-    assert loss_weight(curve, planned=10) == 1.0
-    assert loss_weight(curve[:6], planned=10) == 0.5  # the best epoch is the current one
-    assert loss_weight(curve[:8], planned=40) == 0.5
-    assert loss_weight(curve[:8]) == 0.5
+    assert early_trust([2.0, 3.0]) == 1.0
+    assert early_trust([5.0, 2.1, 2.0, 2.0, 2.2]) > 0.9
+    assert early_trust([5.0, 4.5, 3.0, 2.0]) < 0.1
     with pytest.raises(HeldOutError, match="validate once"):
         early_epoch([np.nan])
 
@@ -174,7 +173,6 @@ def test_memorization_is_found() -> None:
         held_out_traces=b["eval"],
         loss=a["train"][-1],
         held_out_loss=b["eval"][-1],
-        planned=8,
         weight=1.0,
     )
     assert np.isin(np.argsort(-result.score)[:40], guilty).mean() > 0.8
@@ -194,7 +192,6 @@ def test_first_epoch_uses_content_alone_and_gaps_in_the_trace_fall_back_to_it() 
         held_out_loss=b["eval"][0],
     )
     assert one.early is None
-    assert one.weight == 0.5
     with pytest.raises(HeldOutError, match="second validated epoch"):
         memorization_score(
             None,
@@ -241,3 +238,23 @@ def test_shapes_are_checked() -> None:
     codes = RecordContent.from_codes(Ragged.from_lists([[1]]))
     with pytest.raises(DataError, match="no surrogate"):
         content_features(codes, None, RecordContent.from_features([[1.0]]))
+
+
+def test_the_early_loss_of_a_patient_with_several_records_is_not_used() -> None:
+    rng = np.random.default_rng(0)
+    a, b = simulate(rng, 300), simulate(rng, 200)
+    features = ContentFeatures(kind="codes", train=a["x"], held_out=b["x"], names=("x",))
+    patient = np.arange(300)
+    patient[:10] = 0
+    arguments = {
+        "held_out_traces": b["eval"],
+        "loss": a["train"][-1],
+        "held_out_loss": b["eval"][-1],
+        "patient": patient,
+    }
+    before = memorization_score(features, traces=a["train"], **arguments)
+    trace = a["train"].copy()
+    trace[:-1, :12] -= 1.0  # as if their other records had been learned early
+    after = memorization_score(features, traces=trace, **arguments)
+    assert np.array_equal(before.expected[:10], after.expected[:10])
+    assert np.all(after.expected[10:12] < before.expected[10:12])
