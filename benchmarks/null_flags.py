@@ -41,9 +41,7 @@ class Untouched(NextCode):
         rows = torch.randint(len(self.others), (n,))
         batch = pad([self.others[row] for row in rows]).to(self.device)
         with torch.enable_grad():
-            loss = F.cross_entropy(
-                self(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), ignore_index=0
-            )
+            loss = F.cross_entropy(self(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), ignore_index=0)
             self.inner.zero_grad()
             loss.backward()
             self.inner.step()
@@ -61,7 +59,9 @@ def one_run(seed: int, args: argparse.Namespace, folder: Path) -> dict[str, floa
     pl.seed_everything(seed, verbose=False)
     data = NafldData(folder / "meds", 3 * args.patients, args.held_out, seed=seed)
     everybody = Patients(data.sequences, "train")
-    order = np.random.default_rng(seed).permutation(len(everybody))  # ids may be in an order that means something
+    order = np.random.default_rng(seed).permutation(
+        len(everybody)
+    )  # ids may be in an order that means something
     members = torch.utils.data.Subset(everybody, order[: args.patients].tolist())
     others = [everybody[i] for i in order[args.patients :]]
     model = Untouched(
@@ -119,10 +119,16 @@ def main() -> None:
     p = np.concatenate([one["p"] for one in found])
     n = len(found)
     print(f"\n{args.kind}, dropout {args.dropout}: {n} runs")
-    print(f"runs with a flag at the end: {np.mean([f['flags'] > 0 for f in found]):.2f}, live: "
-          f"{np.mean([f['live'] > 0 for f in found]):.2f} (rate .10, 2 s.e. {2 * np.sqrt(0.09 / n):.2f})")
-    print(f"AUC {np.mean([f['auc'] for f in found]):.3f}, interval covers .5 in {np.mean([f['covers'] for f in found]):.2f}")
-    print(f"share of p-values <= .01: {np.mean(p <= 0.01):.4f}; .1: {np.mean(p <= 0.1):.3f}; .5: {np.mean(p <= 0.5):.3f}")
+    print(
+        f"runs with a flag at the end: {np.mean([f['flags'] > 0 for f in found]):.2f}, live: "
+        f"{np.mean([f['live'] > 0 for f in found]):.2f} (rate .10, 2 s.e. {2 * np.sqrt(0.09 / n):.2f})"
+    )
+    print(
+        f"AUC {np.mean([f['auc'] for f in found]):.3f}, interval covers .5 in {np.mean([f['covers'] for f in found]):.2f}"
+    )
+    print(
+        f"share of p-values <= .01: {np.mean(p <= 0.01):.4f}; .1: {np.mean(p <= 0.1):.3f}; .5: {np.mean(p <= 0.5):.3f}"
+    )
     print(f"lower end of the memorized share above 0: {np.mean([f['share_low'] > 0 for f in found]):.2f}")
 
 

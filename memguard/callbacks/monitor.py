@@ -286,20 +286,26 @@ class LeakageMonitor(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is None or self._session.watch is None:
             return
-        if self._last_look is None:
-            _warn(
-                "training ended before any look at the held-out patients",
-                "there is no leakage number for this run",
-                "let at least one epoch and one validation finish",
-            )
-            return
         start = time.perf_counter()
-        look = None
-        if not getattr(trainer, "fast_dev_run", False):
+        if self._last_look is None:  # too short for a validation: look now
+            first = self._session.look(
+                epoch=self._epoch(trainer), step=trainer.global_step, rank_members=True, evaluate=True
+            )
+            if first is None or not first.coverage:
+                _warn(
+                    "training ended before any record was seen",
+                    "there is no leakage number for this run",
+                    "let at least one training batch and one validation batch run",
+                )
+                return
+            self._keep(first, start)
+            start = time.perf_counter()
+        look, last = None, self._last_look
+        if last is not None and not getattr(trainer, "fast_dev_run", False):
             if self._initial is not None:
                 self._session.train_reference(trainer, pl_module, self._initial, self.reference_budget)
             look = self._session.final_look(
-                self._last_look, self.final_evaluation, epochs=trainer.current_epoch, step=trainer.global_step
+                last, self.final_evaluation, epochs=trainer.current_epoch, step=trainer.global_step
             )
         if look is not None:
             self._keep(look, start)
@@ -335,6 +341,13 @@ class LeakageMonitor(pl.Callback):
             return self.log_on
         return "validation" if trainer.enable_validation else "train"
 
+    @staticmethod
+    def _epoch(trainer: pl.Trainer) -> float:
+        """Epochs finished, with the fraction of the one under way."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        share = min(done / max(float(trainer.num_training_batches), 1.0), 1.0)
+        return round(trainer.current_epoch + share, 4)
+
     def _due(self, trainer: pl.Trainer) -> bool:
         last = (trainer.max_epochs or -1) > 0 and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         return last or trainer.current_epoch % self.every_n_epochs == 0
@@ -356,15 +369,12 @@ class LeakageMonitor(pl.Callback):
         """Measure, keep, log."""
         assert self._session is not None
         start = time.perf_counter()
-        epoch: float = trainer.current_epoch + 1
-        if not whole:
-            done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            epoch = trainer.current_epoch + min(done / max(float(trainer.num_training_batches), 1.0), 1.0)
+        epoch = trainer.current_epoch + 1 if whole else self._epoch(trainer)
         step = trainer.global_step
         if between:
-            look = self._session.look_between(epoch=round(epoch, 4), step=step)
+            look = self._session.look_between(epoch=epoch, step=step)
         else:
-            look = self._session.look(epoch=round(epoch, 4), step=step, rank_members=whole)
+            look = self._session.look(epoch=epoch, step=step, rank_members=whole)
         if look is None:
             return
         self._keep(look, start)

@@ -144,13 +144,14 @@ class WatchSession:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def look(self, *, epoch: float, step: int, rank_members: bool) -> Look | None:
+    def look(self, *, epoch: float, step: int, rank_members: bool, evaluate: bool = False) -> Look | None:
         """Look at the members and at all held-out patients.
 
         Args:
             epoch: Epochs finished.
             step: Optimizer steps taken.
             rank_members: Whether to score every member.
+            evaluate: Whether to evaluate the held-out patients even though a validation loop does.
 
         Returns:
             ``None``, with a warning, where validation gave no loss per record.
@@ -158,7 +159,7 @@ class WatchSession:
         watch = self.watch
         if watch is None:
             return None
-        if not self.source.free:
+        if evaluate or not self.source.free:
             self._evaluate_all_held_out()
             self.held_step = step
         self.merge_ranks()
@@ -312,12 +313,15 @@ class WatchSession:
     def _evaluate_all_held_out(self) -> None:
         """Held-out data of the monitor's own: evaluated whole at each look."""
         assert self.watch is not None
-        if self._held_windows is None:
-            self._held_windows = self.source.windows(_mine(np.arange(self.source.n_records)))
+        windows = self._held_windows
+        if windows is None or self.source.free:  # for a validation loop these are a sample
+            windows = self.source.windows(_mine(np.arange(self.source.n_records)))
+        if not self.source.free:
+            self._held_windows = windows
         side = self.watch.held_out
         wanted = not side.store.complete
-        positions, loss, tokens, contents = self.source.evaluate(self._held_windows, contents=wanted)
-        for at, content in zip(self._held_windows.positions, contents, strict=False):
+        positions, loss, tokens, contents = self.source.evaluate(windows, contents=wanted)
+        for at, content in zip(windows.positions, contents, strict=False):
             side.store.add(at, **content)
         side.traces.merge([])
         side.add(positions, loss, tokens)

@@ -7,7 +7,12 @@ from memguard.capture.losses import CapturedLoss
 def captured(targets, mask=None):
     size = len(targets)
     return CapturedLoss(
-        loss=torch.zeros(size), tokens=torch.ones(size), targets=targets, mask=mask, unit="nats/token", route=""
+        loss=torch.zeros(size),
+        tokens=torch.ones(size),
+        targets=targets,
+        mask=mask,
+        unit="nats/token",
+        route="",
     )
 
 
