@@ -27,9 +27,7 @@ LOOKS = [
     Look(title="Final model (32 epochs)", epoch=32, truth=32),
     Look(title="After a quarter of the epochs, truth of the final models", epoch=8, truth=32),
     Look(title="After half of the epochs, truth of the final models", epoch=16, truth=32),
-    Look(
-        title="Early-stopped at the best held-out epoch, truth of that epoch", epoch=0, truth=0, planned=None
-    ),
+    Look(title="Early-stopped at the best held-out epoch, truth of that epoch", epoch=0, truth=0),
 ]
 
 

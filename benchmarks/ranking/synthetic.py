@@ -35,16 +35,12 @@ MLP_AT = (4, 8, 12, 30)
 
 GPT_LOOKS = [
     Look(title="Next-code, final model (16 epochs)", epoch=16, truth=16),
-    Look(
-        title="Next-code, a quarter of the epochs, truth of the final models", epoch=4, truth=16, planned=16
-    ),
+    Look(title="Next-code, a quarter of the epochs, truth of the final models", epoch=4, truth=16),
     Look(title="Next-code, half of the epochs, truth of the final models", epoch=8, truth=16),
 ]
 MLP_LOOKS = [
     Look(title="Classifier, final model (30 epochs)", epoch=30, truth=30),
-    Look(
-        title="Classifier, a quarter of the epochs, truth of the final models", epoch=8, truth=30, planned=30
-    ),
+    Look(title="Classifier, a quarter of the epochs, truth of the final models", epoch=8, truth=30),
 ]
 
 
