@@ -20,7 +20,6 @@ extensions = [
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]  # results/ may hold no page beside its index
 exclude_patterns = ["_build", "examples"]
 
 html_theme = "furo"
