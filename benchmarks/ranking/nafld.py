@@ -32,13 +32,13 @@ LOOKS = [
 
 
 def load(
-    seed: int, cache: Path, n_models: int, *, backwards: bool = False
+    seed: int, cache: Path, n_models: int, *, backwards: bool = False, tails: bool = False
 ) -> tuple[SequenceStudy, tuple[str, ...]]:
     """Draw the patients, train (or read) the half-models and the reference; with the names of the codes."""
-    data = nafld_sequences(cache / "nafld-meds", seed=seed, sizes=SIZES)
+    data = nafld_sequences(cache / "nafld-meds", seed=seed, sizes=SIZES, tails=tails)
     pool, held_out, spare = (data.rows(name) for name in ("train", "tuning", "held_out"))
     tensors = SequenceData(data.tokens, len(data.vocabulary))
-    folder = cache / f"nafld-{seed}"
+    folder = cache / f"nafld-{'tails-' if tails else ''}{seed}"
     models = load_pool(
         folder,
         tensors,
@@ -105,9 +105,12 @@ def main() -> None:
     parser.add_argument(
         "--backwards", action="store_true", help="begin with the last model (a second process)"
     )
+    parser.add_argument(
+        "--tails", action="store_true", help="bins of their own for extreme values (rare codes)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    study, names = load(args.seed, args.cache, args.models, backwards=args.backwards)
+    study, names = load(args.seed, args.cache, args.models, backwards=args.backwards, tails=args.tails)
     if args.train_only:
         return
     models, n = study.models, len(study.codes)
