@@ -9,7 +9,6 @@ one reference model (docs/results/ranking.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memguard.errors import DataError, HeldOutError
 from memguard.records.content import RecordContent
+from memguard.records.early import early_epoch, early_trust
 from memguard.records.expectation import (
     MIN_HELD_OUT,
     REFUSE_FIT,
@@ -54,55 +54,6 @@ WEIGHT = 2 / 3  # of the model's own loss in the ranking score
 
 _Float = NDArray[np.float64]
 _Column = tuple[_Float, _Float]
-
-
-def early_epoch(held_out_mean: Sequence[float] | _Float) -> int:
-    """Index (0-based) of the early snapshot: half of the best held-out epoch so far.
-
-    A record's own loss there tells how hard it is, for the model has not learned it yet.
-
-    Args:
-        held_out_mean: ``(S,)`` mean held-out loss at each snapshot so far; NaN where it was not evaluated.
-
-    Example:
-        >>> early_epoch([3.0, 2.5, 2.2, 2.1, 2.05, 2.04, 2.0, 2.1, 2.2])
-        3
-    """
-    best = best_epoch(held_out_mean)
-    usable = np.flatnonzero(np.isfinite(np.asarray(held_out_mean, dtype=np.float64)))
-    wanted = -(-(best + 1) // 2) - 1
-    return int(usable[np.argmin(np.abs(usable - wanted))])
-
-
-def best_epoch(held_out_mean: Sequence[float] | _Float) -> int:
-    """Index (0-based) of the snapshot with the lowest mean held-out loss so far."""
-    mean = np.asarray(held_out_mean, dtype=np.float64)
-    if mean.ndim != 1 or not np.isfinite(mean).any():
-        raise HeldOutError(
-            "no held-out loss so far",
-            "the early epoch is half of the best held-out one",
-            "validate once first",
-        )
-    return int(np.nanargmin(mean))
-
-
-def early_trust(held_out_mean: Sequence[float] | _Float) -> float:
-    """How far the early loss speaks for a model that knows the population, 0 to 1.
-
-    The square of the share of the held-out improvement so far that was made by the early snapshot. A model
-    that was still learning what everybody has in common says little about what is particular to a record.
-
-    Example:
-        >>> early_trust([3.0, 2.0, 1.9, 1.9, 1.8]) > 0.6 > early_trust([3.0, 2.5, 2.0, 1.0])
-        True
-    """
-    mean = np.asarray(held_out_mean, dtype=np.float64)
-    finite = mean[np.isfinite(mean)]
-    gained = finite[0] - finite.min()
-    if gained <= 0:
-        return 1.0
-    share = (finite[0] - mean[early_epoch(mean)]) / gained
-    return float(np.clip(share, 0.0, 1.0) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
