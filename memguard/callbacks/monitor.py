@@ -26,7 +26,8 @@ from memguard.callbacks.outputs import (
 from memguard.callbacks.session import WatchSession
 from memguard.capture import Capture
 from memguard.errors import HeldOutError, MemguardError, MemguardWarning
-from memguard.probes.watch import Look, Watch, WatchSettings
+from memguard.probes.sides import WatchSettings
+from memguard.probes.watch import Look, Watch
 from memguard.references.early_stopped import State, initial_state
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import empty_flags, most_urgent

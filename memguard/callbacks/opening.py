@@ -12,7 +12,8 @@ import numpy as np
 from memguard.callbacks.heldout import HeldOutSource
 from memguard.capture import Capture
 from memguard.errors import HeldOutError, MemguardWarning
-from memguard.probes.watch import Watch, WatchSettings
+from memguard.probes.sides import WatchSettings
+from memguard.probes.watch import Watch
 from memguard.records.patients import PatientMap, resolve_patients
 from memguard.records.splits import check_disjoint
 from memguard.records.surrogate import MIN_HELD_OUT

@@ -15,7 +15,8 @@ from memguard.callbacks.heldout import HeldOutSource
 from memguard.callbacks.opening import batch_key, check_sides, open_watch
 from memguard.capture import Capture, CapturedLoss, Fetched, Observation, collect
 from memguard.errors import MemguardError, MemguardWarning
-from memguard.probes.watch import Look, Watch, WatchSettings
+from memguard.probes.sides import WatchSettings
+from memguard.probes.watch import Look, Watch
 from memguard.records.surrogate import MIN_HELD_OUT
 from memguard.references.early_stopped import State, mean_loss, train_reference
 
@@ -81,12 +82,11 @@ class WatchSession:
             return False
         if self.source.free and trainer.val_dataloaders is None and trainer.enable_validation:
             return False
-        planned = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
         self.watch = open_watch(
             self.capture,
             self.source,
             self.record_to_patient,
-            replace(self.settings, planned_epochs=planned),
+            self.settings,
             strict=not getattr(trainer, "fast_dev_run", False),
         )
         if self.watch.members.patients.unit == "record":
@@ -166,7 +166,13 @@ class WatchSession:
         if not np.isfinite(watch.held_out.traces.current).any():
             self._warn_no_held_out()
             return None
-        return watch.look(epoch=epoch, step=step, sample_loss=self._sample_loss(), rank=rank_members)
+        look = watch.look(epoch=epoch, step=step, sample_loss=self._sample_loss(), rank=rank_members)
+        if watch.contents.copies:
+            self.note(
+                f"{watch.contents.copies:,} held-out records are equal to a training record: they may be the same "
+                "patient under two ids, and make leakage look smaller than it is."
+            )
+        return look
 
     def look_between(self, *, epoch: float, step: int) -> Look | None:
         """Look between two validations, at a sample of the held-out patients."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,92 +11,24 @@ import torch
 from numpy.typing import NDArray
 
 from memguard.attacks.estimate import Estimate
-from memguard.capture.traces import LossTraces
-from memguard.errors import DataError, HeldOutError, MemguardError, MemguardWarning
-from memguard.probes.blind import blind_baseline
+from memguard.errors import DataError, HeldOutError
+from memguard.probes.contents import Contents
 from memguard.probes.membership import EvaluatedLosses, MembershipResult, membership_probe
 from memguard.probes.memorization import Memorization, memorization_probe, memorized_share
-from memguard.records.content import ContentStore
+from memguard.probes.sides import Side, WatchSettings
 from memguard.records.patients import PatientMap
 from memguard.records.surrogate import (
     MIN_HELD_OUT,
     ContentFeatures,
     ModeSample,
-    content_features,
     early_epoch,
     memorization_score,
 )
 
-__all__ = ["Look", "Side", "Watch", "WatchSettings"]
+__all__ = ["Look", "Watch"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WatchSettings:
-    """What to measure.
-
-    Attributes:
-        fprs: False-positive rates at which the true-positive rate is wanted.
-        flag_rate: False-discovery rate of the flags.
-        member_sample: Members evaluated at each look; ``None`` for 6 % of them, at least 100 and at most
-            2,000, which costs about 2 % of a training epoch.
-        planned_epochs: Length of the training, if known.
-        seed: Of the member sample, of the folds and of the bootstraps.
-    """
-
-    fprs: Sequence[float] = (0.1, 0.01, 0.001)
-    flag_rate: float = 0.1
-    member_sample: int | None = None
-    planned_epochs: int | None = None
-    seed: int = 0
-
-    def sample_size(self, n_members: int) -> int:
-        """How many members are evaluated at each look.
-
-        Example:
-            >>> [WatchSettings().sample_size(n) for n in (50, 4000, 1_000_000)]
-            [50, 240, 2000]
-        """
-        wanted = self.member_sample
-        if wanted is None:
-            wanted = min(max(round(0.06 * n_members), 100), 2000)
-        return min(wanted, n_members)
-
-
-@dataclass
-class Side:
-    """One side of the comparison: the training records, or the held-out ones.
-
-    Attributes:
-        patients: Record -> patient.
-        traces: Losses by epoch.
-        store: What the records hold.
-        tokens: int32 ``(n,)`` predicted tokens of each record (1 for classifiers), 0 where not seen yet.
-    """
-
-    patients: PatientMap
-    traces: LossTraces
-    store: ContentStore
-    tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-
-    @classmethod
-    def of(cls, patients: PatientMap, fingerprint: str = "") -> Side:
-        """An empty side for the records of this map."""
-        n = len(patients)
-        traces = LossTraces(n, fingerprint=fingerprint)
-        return cls(patients, traces, ContentStore(n), np.zeros(n, np.int32))
-
-    def add(self, positions: Ints, loss: Floats, tokens: NDArray[np.integer[Any]]) -> None:
-        """Losses of a batch; within an epoch the first observation of a record counts."""
-        self.traces.add(positions, loss)
-        self.tokens[positions] = tokens
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        """Which records, ``(n,)``, had a loss at any time."""
-        return self.tokens > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +70,7 @@ class Watch:
         fingerprint: Says which data sets these are; a resumed run must have the same.
 
     Attributes:
+        contents: What the records say by themselves.
         sample: ``(m,)`` positions of the members that are evaluated at each look.
         unit: Of the losses.
         reference: Losses ``(N,)`` and ``(M,)`` of a model that never saw the members; NaN for held-out records
@@ -163,14 +95,13 @@ class Watch:
         self.settings = settings or WatchSettings()
         self.fingerprint, self.unit = fingerprint, "nats/record"
         self.members, self.held_out = Side.of(members, fingerprint), Side.of(held_out, fingerprint)
+        self.contents = Contents(self.members, self.held_out, seed=self.settings.seed)
         self.sample: Ints = np.zeros(0, np.int64)
         self.first_flagged = np.full(members.n_patients, np.nan, np.float32)
         self.reference: tuple[Floats, Floats] | None = None
         self._sample_rows: dict[int, Floats] = {}  # epoch -> eval-mode losses of the sample at its end
         self._held_out_mean: dict[int, float] = {}
         self._sample_fixed = False
-        self._features: tuple[tuple[int, int], ContentFeatures] | None = None
-        self._blind: tuple[tuple[int, int], Estimate | None] | None = None
 
     # -- what the run reveals ------------------------------------------------------------------------------
 
@@ -224,8 +155,8 @@ class Watch:
                 the end. Only evaluated patients can then be flagged.
             rank: Whether to score every member; a look in the middle of an epoch does not.
         """
-        held = _latest(self.held_out.traces) if held_out_loss is None else held_out_loss
-        now = _latest(self.members.traces)
+        held = self.held_out.latest() if held_out_loss is None else held_out_loss
+        now = self.members.latest()
         seen = np.isfinite(now)
         measured = np.flatnonzero(np.isfinite(held))
         rows, losses = self.sample, sample_loss
@@ -259,7 +190,7 @@ class Watch:
             memorization=found,
             memorized_share=share,
             surrogate_fit=fit,
-            blind=self.blind() if rank else None,
+            blind=self.contents.blind() if rank else None,
             coverage=self.coverage,
             refused=refused,
         )
@@ -303,7 +234,7 @@ class Watch:
         mode: Literal["train", "eval"],
     ) -> tuple[Memorization | None, float]:
         """Score the members at ``rows`` by the losses given, or by their train-time ones; and the fit."""
-        train_now = _latest(self.members.traces)[rows]
+        train_now = self.members.latest()[rows]
         tested = np.ones(rows.size, np.bool_) if loss is None else np.isfinite(loss[rows])
         now = train_now if loss is None else np.where(tested, loss[rows], train_now)
         mean = np.full(at + 1, np.nan)
@@ -312,15 +243,15 @@ class Watch:
         traces, held_traces, sample_rows = [now], [held], [sample_loss]
         early = early_epoch(mean)
         if early < at:
-            traces.insert(0, _row(self.members.traces, early)[rows])
-            held_traces.insert(0, _row(self.held_out.traces, early))
+            traces.insert(0, self.members.snapshot(early)[rows])
+            held_traces.insert(0, self.held_out.snapshot(early))
             sample_rows.insert(0, self._sample_rows[early])
         place = np.searchsorted(rows, self.sample)
         inside = (place < rows.size) & (rows[np.minimum(place, rows.size - 1)] == self.sample)
         mode_sample = ModeSample(
             rows=place[inside], losses=np.stack(sample_rows)[:, inside].astype(np.float64)
         )
-        features = self.features()
+        features = self.contents.features()
         scores = memorization_score(
             None if features is None else _take(features, rows),
             traces=np.stack(traces),
@@ -366,34 +297,22 @@ class Watch:
         order = np.argsort(-worth[self.members.patients.code[trained]], kind="stable")
         return np.sort(trained[order[:budget]])
 
-    # -- other ranks, and patients that only batches know ---------------------------------------------------
+    # -- other processes -----------------------------------------------------------------------------------
 
     def payload(self) -> dict[str, Any]:
-        """What this rank saw in the epoch under way, for `merge` on every rank."""
-        return {
-            name: {
-                "traces": side.traces.payload(),
-                "tokens": side.tokens[np.flatnonzero(np.isfinite(side.traces.current))],
-                "content": None if side.store.complete else side.store.payload(),
-            }
-            for name, side in (("members", self.members), ("held_out", self.held_out))
-        }
+        """What this process saw in the epoch under way, for `merge` in all of them."""
+        return {"members": self.members.payload(), "held_out": self.held_out.payload()}
 
     def merge(self, payloads: Sequence[Mapping[str, Any]]) -> None:
-        """Take in what all ranks saw; a record that several ranks saw counts once."""
-        for name, side in (("members", self.members), ("held_out", self.held_out)):
-            parts = [payload[name] for payload in payloads]
-            side.traces.merge([part["traces"] for part in parts])
-            for part in parts:
-                side.tokens[part["traces"]["positions"]] = part["tokens"]
-                if part["content"] is not None:
-                    side.store.merge(part["content"])
+        """Take in what all processes saw."""
+        self.members.merge([payload["members"] for payload in payloads])
+        self.held_out.merge([payload["held_out"] for payload in payloads])
 
     def name_patients(self, found: Sequence[Mapping[Any, tuple[Ints, list[Any]]]], *, source: str) -> bool:
         """Take in the patient ids that came with batches.
 
         Args:
-            found: For each rank, side -> positions and ids.
+            found: For each process, ``"train"`` and ``"held_out"`` -> positions and ids.
             source: In words.
 
         Returns:
@@ -403,18 +322,8 @@ class Watch:
         for name, side in (("train", self.members), ("held_out", self.held_out)):
             positions = np.concatenate([part[name][0] for part in found])
             ids = [one for part in found for one in part[name][1]]
-            known = np.flatnonzero(side.patients.code >= 0)
-            if not ids or np.isin(positions, known).all():
-                continue
-            n = len(side.patients)
-            side.patients = PatientMap.from_observed(
-                np.concatenate([known, positions]),
-                [*side.patients.ids[side.patients.code[known]].tolist(), *ids],
-                n_records=n,
-                source=source,
-            )
-            changed = True
-        if changed:
+            changed |= side.name_patients(positions, ids, source=source)
+        if self.first_flagged.size != self.members.patients.n_patients:
             self.first_flagged = np.full(self.members.patients.n_patients, np.nan, np.float32)
         return changed
 
@@ -428,63 +337,6 @@ class Watch:
         chosen = rng.permutation(self.held_out.patients.n_patients) % 2 == 0
         first = chosen[self.held_out.patients.code]
         return np.flatnonzero(first), np.flatnonzero(~first)
-
-    # -- what the records say ------------------------------------------------------------------------------
-
-    def _known(self) -> tuple[int, int]:
-        return self.members.store.n_observed, self.held_out.store.n_observed
-
-    def features(self) -> ContentFeatures | None:
-        """Content features of all records, NaN for records not seen; ``None`` where contents are unknown."""
-        known = self._known()
-        if min(known) == 0:
-            return None
-        if self._features is None or self._features[0] != known:
-            inside, outside = self.members.store.content(), self.held_out.store.content()
-            rows, columns = np.flatnonzero(inside.observed), np.flatnonzero(outside.observed)
-            part = content_features(
-                inside.take(rows),
-                self.members.patients.code[rows],
-                outside.take(columns),
-                seed=self.settings.seed,
-            )
-            self._features = (
-                known,
-                ContentFeatures(
-                    kind=part.kind,
-                    train=_scatter(part.train, rows, len(inside)),
-                    held_out=_scatter(part.held_out, columns, len(outside)),
-                    names=part.names,
-                ),
-            )
-        return self._features[1]
-
-    def blind(self) -> Estimate | None:
-        """AUC of a classifier that sees the records and not the model; ``None`` without contents."""
-        known = self._known()
-        if min(known) == 0:
-            return None
-        if self._blind is None or self._blind[0] != known:
-            inside, outside = self.members.store.content(), self.held_out.store.content()
-            rows, columns = np.flatnonzero(inside.observed), np.flatnonzero(outside.observed)
-            try:
-                found = blind_baseline(
-                    inside.take(rows),
-                    outside.take(columns),
-                    self.members.patients.code[rows],
-                    -1 - self.held_out.patients.code[columns],  # the sides are numbered apart
-                    seed=self.settings.seed,
-                )
-            except MemguardError as error:
-                warnings.warn(
-                    MemguardWarning(
-                        f"no blind baseline ({error})", "whether the split itself is fair is not known", ""
-                    ),
-                    stacklevel=2,
-                )
-                found = None
-            self._blind = known, found
-        return self._blind[1]
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -524,26 +376,6 @@ class Watch:
         self._sample_rows = {int(k): v.numpy().copy() for k, v in state["sample_rows"].items()}
         self._held_out_mean = {int(k): float(v) for k, v in state["held_out_mean"].items()}
         self.first_flagged = state["first_flagged"].numpy().copy()
-
-
-def _latest(traces: LossTraces) -> Floats:
-    """Losses of the epoch under way; for records not seen in it, and after its end, those of the last one."""
-    current: Floats = traces.current
-    if len(traces) == 0:
-        return current
-    last = traces.array()[-1].astype(np.float32)
-    return np.where(np.isfinite(current), current, last)
-
-
-def _row(traces: LossTraces, epoch: int) -> Floats:
-    row: Floats = traces.array()[traces.epochs.index(epoch)].astype(np.float32)
-    return row
-
-
-def _scatter(part: NDArray[np.float64], rows: Ints, n: int) -> NDArray[np.float64]:
-    whole = np.full((n, part.shape[1]), np.nan)
-    whole[rows] = part
-    return whole
 
 
 def _take(features: ContentFeatures, rows: Ints) -> ContentFeatures:

@@ -1,0 +1,134 @@
+"""The two sides of the comparison: losses and contents of members, and of held-out records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memguard.capture.traces import LossTraces
+from memguard.records.content import ContentStore
+from memguard.records.patients import PatientMap
+
+__all__ = ["Side", "WatchSettings"]
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """What to measure.
+
+    Attributes:
+        fprs: False-positive rates at which the true-positive rate is wanted.
+        flag_rate: False-discovery rate of the flags.
+        member_sample: Members evaluated at each look; ``None`` for 6 % of them, at least 100 and at most
+            2,000, which costs about 2 % of a training epoch.
+        seed: Of the member sample, of the folds and of the bootstraps.
+    """
+
+    fprs: Sequence[float] = (0.1, 0.01, 0.001)
+    flag_rate: float = 0.1
+    member_sample: int | None = None
+    seed: int = 0
+
+    def sample_size(self, n_members: int) -> int:
+        """How many members are evaluated at each look.
+
+        Example:
+            >>> [WatchSettings().sample_size(n) for n in (50, 4000, 1_000_000)]
+            [50, 240, 2000]
+        """
+        wanted = self.member_sample
+        if wanted is None:
+            wanted = min(max(round(0.06 * n_members), 100), 2000)
+        return min(wanted, n_members)
+
+
+@dataclass
+class Side:
+    """One side of the comparison: the training records, or the held-out ones.
+
+    Attributes:
+        patients: Record -> patient.
+        traces: Losses by epoch.
+        store: What the records hold.
+        tokens: int32 ``(n,)`` predicted tokens of each record (1 for classifiers), 0 where not seen yet.
+    """
+
+    patients: PatientMap
+    traces: LossTraces
+    store: ContentStore
+    tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @classmethod
+    def of(cls, patients: PatientMap, fingerprint: str = "") -> Side:
+        """An empty side for the records of this map."""
+        n = len(patients)
+        traces = LossTraces(n, fingerprint=fingerprint)
+        return cls(patients, traces, ContentStore(n), np.zeros(n, np.int32))
+
+    def add(self, positions: Ints, loss: Floats, tokens: NDArray[np.integer[Any]]) -> None:
+        """Losses of a batch; within an epoch the first observation of a record counts."""
+        self.traces.add(positions, loss)
+        self.tokens[positions] = tokens
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which records, ``(n,)``, had a loss at any time."""
+        return self.tokens > 0
+
+    def latest(self) -> Floats:
+        """Losses ``(n,)`` of the epoch under way; for records not seen in it, and after its end, of the last one."""
+        current: Floats = self.traces.current
+        if len(self.traces) == 0:
+            return current
+        last = self.traces.array()[-1].astype(np.float32)
+        return np.where(np.isfinite(current), current, last)
+
+    def snapshot(self, epoch: int) -> Floats:
+        """Losses ``(n,)`` of an epoch that is over, counted from 0."""
+        row: Floats = self.traces.array()[self.traces.epochs.index(epoch)].astype(np.float32)
+        return row
+
+    def payload(self) -> dict[str, Any]:
+        """What this process saw in the epoch under way, for `merge` in all of them."""
+        return {
+            "traces": self.traces.payload(),
+            "tokens": self.tokens[np.flatnonzero(np.isfinite(self.traces.current))],
+            "content": None if self.store.complete else self.store.payload(),
+        }
+
+    def merge(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Take in what all processes saw; a record that several of them saw counts once."""
+        self.traces.merge([part["traces"] for part in parts])
+        for part in parts:
+            self.tokens[part["traces"]["positions"]] = part["tokens"]
+            if part["content"] is not None:
+                self.store.merge(part["content"])
+
+    def name_patients(self, positions: Ints, ids: Sequence[Any], *, source: str) -> bool:
+        """Take in patient ids that came with batches.
+
+        Args:
+            positions: ``(B,)`` positions of records.
+            ids: ``(B,)`` the ids of their patients.
+            source: In words.
+
+        Returns:
+            Whether that told anything new.
+        """
+        known = np.flatnonzero(self.patients.code >= 0)
+        if len(ids) == 0 or bool(np.isin(positions, known).all()):
+            return False
+        self.patients = PatientMap.from_observed(
+            np.concatenate([known, positions]),
+            [*self.patients.ids[self.patients.code[known]].tolist(), *ids],
+            n_records=len(self.patients),
+            source=source,
+        )
+        return True
