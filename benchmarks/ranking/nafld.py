@@ -95,6 +95,22 @@ def groups(codes: Ragged, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     return {name: mask for name, mask in out.items() if mask.any()}
 
 
+def _print_ranking(study: SequenceStudy, seed: int, best: np.ndarray) -> None:
+    models, n = study.models, len(study.codes)
+    everybody = {"": np.ones(n, dtype=bool)}
+    tallies, fits = sequence_tables(study, LOOKS, everybody, len(models))
+    print(f"## NAFLD, seed {seed}, {len(models)} half-models\n")
+    print(f"Best held-out epoch {best.min()}-{best.max()} of {RECIPE.epochs}; base rates .01 and .05.\n")
+    members = [np.flatnonzero(mask) for mask in models.inside]
+    for look in LOOKS:
+        tally = tallies[look.title, ""]
+        epoch = look.truth or int(models.at[np.abs(models.at - np.median(best)).argmin()])
+        ceiling = split_half(models, lambda only, epoch=epoch: models.truth(epoch, only=only), members)
+        tally.add_values("(split-half agreement of the truth)", ceiling)
+        print(tally.markdown(look.title))
+    print("\n".join(fits), "\n")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,25 +124,16 @@ def main() -> None:
     parser.add_argument(
         "--tails", action="store_true", help="bins of their own for extreme values (rare codes)"
     )
+    parser.add_argument("--groups-only", action="store_true", help="print the attack tables alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     study, names = load(args.seed, args.cache, args.models, backwards=args.backwards, tails=args.tails)
     if args.train_only:
         return
-    models, n = study.models, len(study.codes)
-    everybody = {"": np.ones(n, dtype=bool)}
-    tallies, fits = sequence_tables(study, LOOKS, everybody, len(models))
+    models = study.models
     best = models.held_out.mean(2).argmin(1) + 1
-    print(f"## NAFLD, seed {args.seed}, {len(models)} half-models\n")
-    print(f"Best held-out epoch {best.min()}-{best.max()} of {RECIPE.epochs}; base rates .01 and .05.\n")
-    members = [np.flatnonzero(mask) for mask in models.inside]
-    for look in LOOKS:
-        tally = tallies[look.title, ""]
-        epoch = look.truth or int(models.at[np.abs(models.at - np.median(best)).argmin()])
-        ceiling = split_half(models, lambda only, epoch=epoch: models.truth(epoch, only=only), members)
-        tally.add_values("(split-half agreement of the truth)", ceiling)
-        print(tally.markdown(look.title))
-    print("\n".join(fits), "\n")
+    if not args.groups_only:
+        _print_ranking(study, args.seed, best)
     for epoch in (int(models.at[np.abs(models.at - np.median(best)).argmin()]), RECIPE.epochs):
         print(attack_table(models, epoch, groups(study.codes, names)))
 

@@ -134,7 +134,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--models", type=int, default=14, help="half-models of the next-code model; 0: none")
     parser.add_argument("--classifiers", type=int, default=20, help="half-models of the classifier; 0: none")
-    parser.add_argument("--targets", type=int, default=8, help="half-models that take the part of the target")
+    parser.add_argument(
+        "--targets", type=int, default=99, help="half-models that take the part of the target"
+    )
     parser.add_argument("--cache", type=Path, default=Path(".cache/ranking"))
     args = parser.parse_args()
     torch.set_num_threads(1)
