@@ -145,7 +145,9 @@ class _Listener(Callback):
             self.result.cautions.append(str(error))
         else:
             kind = "codes" if "codes" in content else "features"
-            found["contents"] = f"{content[{'codes': 'codes', 'features': 'x'}[kind]].shape[1]} {kind} a record"
+            found["contents"] = (
+                f"{content[{'codes': 'codes', 'features': 'x'}[kind]].shape[1]} {kind} a record"
+            )
         self._sides()
 
     def _sides(self) -> None:
@@ -160,7 +162,9 @@ class _Listener(Callback):
         if enough:
             self.result.found["held out"] = text
         else:
-            self.result.missing["held out"] = f"{text}; at least {FEWEST_HELD_OUT}, better {MIN_HELD_OUT}, are needed"
+            self.result.missing["held out"] = (
+                f"{text}; at least {FEWEST_HELD_OUT}, better {MIN_HELD_OUT}, are needed"
+            )
 
     @override
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
