@@ -124,7 +124,8 @@ def main() -> None:
         f"{np.mean([f['live'] > 0 for f in found]):.2f} (rate .10, 2 s.e. {2 * np.sqrt(0.09 / n):.2f})"
     )
     print(
-        f"AUC {np.mean([f['auc'] for f in found]):.3f}, interval covers .5 in {np.mean([f['covers'] for f in found]):.2f}"
+        f"AUC {np.mean([f['auc'] for f in found]):.3f}, "
+        f"interval covers .5 in {np.mean([f['covers'] for f in found]):.2f}"
     )
     print(
         f"share of p-values <= .01: {np.mean(p <= 0.01):.4f}; .1: {np.mean(p <= 0.1):.3f}; .5: {np.mean(p <= 0.5):.3f}"
