@@ -11,7 +11,7 @@ import numpy as np
 
 from memguard.callbacks.heldout import HeldOutSource
 from memguard.capture import Capture
-from memguard.errors import HeldOutError, MemguardWarning
+from memguard.errors import HeldOutError, IndexTrackingError, MemguardWarning
 from memguard.probes.sides import WatchSettings
 from memguard.probes.watch import Watch
 from memguard.records.patients import PatientMap, resolve_patients
@@ -59,6 +59,14 @@ def open_watch(
     ours = record_to_patient if mapping is None else mapping.get("train", "auto")
     theirs = _for_held_out(record_to_patient) if mapping is None else mapping.get("held_out", "auto")
     tracker = capture.tracker
+    if not hasattr(tracker.dataset("train"), "__getitem__") or not hasattr(
+        tracker.dataset("train"), "__len__"
+    ):
+        raise IndexTrackingError(
+            f"a training dataset of type {type(tracker.dataset('train')).__name__} without __getitem__ and __len__",
+            "a sample of members is read again at each look, and coverage is a share of all records",
+            "use a map-style dataset",
+        )
     members = resolve_patients(tracker.dataset("train"), tracker.n_records("train"), ours)
     n_held_out = source.n_records
     if n_held_out == 0:

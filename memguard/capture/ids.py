@@ -189,6 +189,15 @@ class IndexTracker:
         positions = as_positions(ids, length)
         if positions is not None and stage not in self._seen_ids and _within(positions, length):
             return positions
+        if (
+            length is not None
+        ):  # such an id cannot be read again, and would be taken for another record's position
+            raise IndexTrackingError(
+                f"record_ids gives ids that are not positions in the {stage} dataset of {length} records",
+                "the losses that a look measures would belong to other records",
+                "give for each record of the batch the index that the dataset's __getitem__ takes; "
+                "patients are told by record_to_patient=",
+            )
         known = self._seen_ids.setdefault(stage, {})
         values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         return np.asarray([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
@@ -206,8 +215,11 @@ class IndexTracker:
                 name, loader = self._loader(stage, at)
                 if "_memguard_track" not in getattr(loader, "__dict__", {}):
                     reason = self._reasons.get(id(loader), (None, "the loader is not a torch DataLoader"))[1]
+                    stream = "IterableDataset" in reason
                     raise IndexTrackingError(
-                        f"{stage} loader{name}: {reason}", "records cannot be told apart", _FIX
+                        f"{stage} loader{name}: {reason}",
+                        "records cannot be told apart",
+                        "use a map-style dataset, with __getitem__ and __len__" if stream else _FIX,
                     )
 
     def dataset(self, stage: Stage, dataloader_idx: int = 0) -> Any:

@@ -193,7 +193,7 @@ def dropping(samples):
 
 
 REFUSED = {
-    "iterable": (Forecaster, lambda: DataLoader(Stream(), 16), IndexTrackingError, "record_ids="),
+    "iterable": (Forecaster, lambda: DataLoader(Stream(), 16), IndexTrackingError, "map-style dataset"),
     "two_heads": (TwoHeads, lambda: loaders()[0], AmbiguousLossError, "per_record_loss="),
     "drops": (
         Forecaster,
@@ -217,6 +217,24 @@ def test_what_cannot_be_watched_is_refused_at_once_and_check_says_so(tmp_path, n
     result = check(make(), train_dataloaders=train(), val_dataloaders=loaders()[1], verbose=False)
     assert not result.ok
     assert any(fix in text for text in result.missing.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_record_ids_are_positions_or_are_refused(tmp_path):
+    class Numbered(Visits):
+        def __getitem__(self, i):
+            return {"codes": self.codes[i], "row": i, "mrn": 5000 + i}
+
+    data = DataLoader(Numbered(240, 1), 32, shuffle=True), DataLoader(Numbered(160, 2, 10_000), 64)
+    monitor = LeakageMonitor(record_ids="row", dirpath=tmp_path / "w")
+    watched(tmp_path / "a", monitor=monitor, data=data, epochs=2)
+    plain, *_ = watched(tmp_path / "b", data=data, epochs=2)
+    assert [p.auc for p in monitor.curve] == [p.auc for p in plain.curve]
+    with pytest.raises(IndexTrackingError, match="record_to_patient="):
+        watched(tmp_path / "c", monitor=LeakageMonitor(record_ids="mrn"), data=data, epochs=1)
+    stream = DataLoader(Stream(), 16), data[1]
+    with pytest.raises(IndexTrackingError, match="map-style"):
+        watched(tmp_path / "d", monitor=LeakageMonitor(record_ids=lambda b: range(16)), data=stream, epochs=1)
 
 
 def test_check_names_every_route(capsys):

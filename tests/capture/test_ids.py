@@ -492,7 +492,7 @@ def test_verify_refuses_before_the_first_step():
         def on_train_start(self, trainer, pl_module):
             self.capture.verify()
 
-    with pytest.raises(IndexTrackingError, match="record_ids="):
+    with pytest.raises(IndexTrackingError, match="map-style dataset"):
         fit(Classifier, REFUSED["iterable"][0], watched=True, driver=Early())
 
 
@@ -512,6 +512,14 @@ def test_record_ids_of_another_kind_are_numbered():
     assert tracker.n_records("train") == 2
     with pytest.raises(IndexTrackingError, match="no entry"):
         IndexTracker("row").positions({}, stage="train")
+
+
+@pytest.mark.parametrize(
+    "ids", [lambda batch: batch[0][:, 0].long() + 1000, lambda batch: ["a"] * len(batch[0])]
+)
+def test_record_ids_that_are_no_positions_of_a_data_set_are_refused(ids):
+    with pytest.raises(IndexTrackingError, match="not positions in the train dataset of 44"):
+        fit(Classifier, loaders(), watched=True, driver=Driver(record_ids=ids))
 
 
 def test_patient_entry_of_the_batch():
