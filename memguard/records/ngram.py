@@ -24,7 +24,7 @@ _Float = NDArray[np.float64]
 _ALPHA = 0.5  # added to the count of each code (Krichevsky-Trofimov)
 _STRENGTH = 5.0  # counts that a lower order is worth where a higher one is interpolated with it
 _LARGEST = 1 << 62  # packed keys stay below
-_BLOCK = 8_000_000  # codes counted together: bounds the working memory at about 1 GB
+_BLOCK = 2_000_000  # codes counted together: bounds the working memory at about 0.4 GB
 
 
 def ngram_features(
