@@ -88,10 +88,10 @@ def groups(codes: Ragged, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     out = {
         "all": np.ones(len(codes), dtype=bool),
         "a code in <= 3 patients": fewest <= 3,
+        "the others: no such code": fewest > 3,
         f"a code in <= {rare} patients (1 %)": fewest <= rare,
         "age, sex and diagnoses shared by <= 3": alike <= 3,
     }
-    out["none of these"] = ~np.any(list(out.values())[1:], axis=0)
     return {name: mask for name, mask in out.items() if mask.any()}
 
 

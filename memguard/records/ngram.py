@@ -56,8 +56,8 @@ def ngram_features(
         DataError: if there is no code, or the patients do not match the records.
 
     What it does and does not show: the fit to a trained model's losses on held-out records says how good this
-    surrogate is, and it differs a lot between data sets (r .98 for a Markov generator, .81-.86 on real
-    patients).
+    surrogate is, and it differs between data sets (r .91 on real patients, .79 on a synthetic cohort, for
+    models at the end of training; docs/results/ranking.md).
 
     Example:
         >>> train = Ragged.from_lists([[1, 2, 3], [1, 2, 3], [9, 9, 9]])
