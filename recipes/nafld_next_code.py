@@ -131,7 +131,7 @@ class NafldData(pl.LightningDataModule):
         super().__init__()
         self.batch_size = batch_size
         self.sequences = nafld_sequences(
-            directory, seed=seed, sizes=(patients, held_out, 0), drop_copies=True
+            directory, seed=seed, sizes=(patients, held_out, 0), drop_copies=True, tails=True
         )
 
     def train_dataloader(self) -> DataLoader[Tensor]:

@@ -164,7 +164,7 @@ def memorization_probe(
 
 
 def _describe(scores: CounterfactualScore) -> str:
-    part = "the loss" if scores.weight == 1 else f"{scores.weight:g} x the loss"
+    part = "the loss" if scores.weight == 1 else f"{scores.weight:.2g} x the loss"
     early = "" if scores.early is None else " and the record's own early loss"
     features = "n-gram features" if "unigram" in scores.names else "ridge features"
     return (
