@@ -70,7 +70,7 @@ class LeakageMonitor(pl.Callback):
         per_record_loss: ``(module, batch) -> (B,)`` losses, where they cannot be heard in the step.
         every_n_epochs: Look every so many epochs (with validation); the first epoch always counts.
         every_n_steps: Also look every so many training steps, on a sample of held-out patients.
-        member_sample: Members evaluated at each look; 6 % of them by default, at least 100 and at most 2,000.
+        member_sample: Members evaluated at each look; 4 % of them by default, at least 100 and at most 2,000.
         fprs: False-positive rates of ``tpr_at_fpr``.
         flag_rate: False-discovery rate of the flags.
         rare_at_most: A code that at most so many patients carry makes a patient identifiable.
@@ -397,7 +397,7 @@ class LeakageMonitor(pl.Callback):
         assert self._session is not None
         now = time.perf_counter()
         if look.memorization is None and look.epoch % 1 == 0:
-            self._session.note(f"Epoch {look.epoch:g}: nobody is ranked, because {look.refused}.")
+            self._session.note(f"Epoch {look.epoch:g}: nobody is ranked ({look.refused}).")
         spent, trained = now - start, start - self._clock
         if self.curve and self.curve[-1].step == look.step:
             before = self.curve.pop()

@@ -220,7 +220,7 @@ class Watch:
             else:
                 found, fit = self._score(at, rows, evaluated, sample_loss, held, "eval")
         except (HeldOutError, DataError) as error:
-            return None, None, None, str(error)
+            return None, None, None, f"{error.seen}: {error.why}"
         codes = np.unique(self.members.patients.code[self.sample])
         return found, memorized_share(sampled, codes, n_held_out), fit, ""
 
