@@ -212,7 +212,12 @@ class LeakageMonitor(pl.Callback):
         folder = self._given_dirpath
         self.dirpath = folder or Path(trainer.log_dir or trainer.default_root_dir) / "memguard-watch"
         self._open(trainer)
-        self._initial = initial_state(pl_module) if self.reference_budget > 0 else None
+        if self.reference_budget > 0 and trainer.global_step == 0:
+            self._initial = initial_state(pl_module)
+        elif self.reference_budget > 0:  # a reference from here would have seen the members
+            self._session.note(
+                "No reference was trained: the run was resumed, and its first weights are gone."
+            )
         self._clock = time.perf_counter()
 
     def _open(self, trainer: pl.Trainer) -> None:

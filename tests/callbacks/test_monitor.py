@@ -358,6 +358,19 @@ def test_a_reference_needs_enough_held_out_patients(tmp_path):
     assert any("No reference was trained: 80 held-out patients" in note for note in monitor.report.notes)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_resumed_run_trains_no_reference_from_weights_that_saw_the_members(tmp_path):
+    keep = ModelCheckpoint(tmp_path / "a", filename="first")
+    run = trainer(tmp_path / "a", keep, epochs=1, enable_checkpointing=True)
+    data = loaders(240, 300)
+    run.fit(Forecaster(), *data)
+    monitor = LeakageMonitor(dirpath=tmp_path / "watch", reference_budget=1.0)
+    again = trainer(tmp_path / "b", monitor, epochs=2)
+    again.fit(Forecaster(), *data, ckpt_path=keep.best_model_path)
+    assert monitor.watch.reference is None
+    assert any("the run was resumed" in note for note in monitor.report.notes)
+
+
 def test_a_subset_of_a_data_set_keeps_its_patients(tmp_path):
     whole = Visits(500, 1)
     rows = np.random.default_rng(0).permutation(500)
