@@ -17,8 +17,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 import memguard
-from memguard.attacks.aggregate import by_patient
-from memguard.attacks.traces import lt_iqr
 from memguard.errors import MemguardError, MemguardWarning
 from memguard.probes.memorization import Memorization
 from memguard.probes.watch import Look, Watch
@@ -138,7 +136,7 @@ def patient_frame(
             "p": found.p,
             "q": found.q,
             "flagged": found.flagged(flag_rate),
-            "lt_iqr": _lt_iqr(watch)[found.patient],
+            "lt_iqr": watch.members.lt_iqr()[found.patient],
             "first_epoch": watch.first_flagged[found.patient].astype(np.float64),
             "n_records": found.records,
             "n_tokens": found.tokens,
@@ -183,19 +181,6 @@ def _rarity(
     }
 
 
-def _lt_iqr(watch: Watch) -> NDArray[np.float64]:
-    """LT-IQR of each patient: the mean over its records, weighted by their tokens; ``(P,)``, NaN where unknown."""
-    out = np.full(watch.members.patients.n_patients, np.nan)
-    traces = watch.members.traces.array()
-    if len(traces) < 4:
-        return out
-    spread = lt_iqr(traces)
-    weight = np.maximum(watch.members.tokens, 1)
-    totals = by_patient(watch.members.patients.code, spread * weight, weight, missing="drop")
-    out[totals.patient.astype(np.int64)] = totals.nats_per_token
-    return out
-
-
 def make_report(
     watch: Watch,
     curve: Sequence[CurvePoint],
@@ -231,6 +216,7 @@ def make_report(
         dataset=f"fingerprint {watch.fingerprint}: {len(members)} training and {len(held_out)} held-out records",
         roc=roc,
         min_cell=settings.min_cell,
+        hashed_ids=settings.hash_ids,
     )
 
 

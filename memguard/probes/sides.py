@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memguard.attacks.aggregate import by_patient
+from memguard.attacks.traces import lt_iqr
 from memguard.capture.traces import LossTraces
 from memguard.records.content import ContentStore
 from memguard.records.patients import PatientMap
@@ -94,6 +96,27 @@ class Side:
         """Losses ``(n,)`` of an epoch that is over, counted from 0."""
         row: Floats = self.traces.array()[self.traces.epochs.index(epoch)].astype(np.float32)
         return row
+
+    def lt_iqr(self) -> NDArray[np.float64]:
+        """LT-IQR of each patient ``(P,)``: the mean over its records, weighted by their tokens.
+
+        NaN for a patient not seen, and for all before the fourth snapshot, where quartiles say nothing.
+
+        Example:
+            >>> side = Side.of(PatientMap.from_ids(["a", "a", "b"], source="a list"))
+            >>> for epoch, loss in enumerate([4.0, 3.0, 2.0, 1.0]):
+            ...     side.add(np.arange(2), np.array([loss, 1.0], np.float32), np.array([3, 1]))
+            ...     _ = side.traces.close(epoch=epoch)
+            >>> side.lt_iqr().tolist()
+            [1.125, nan]
+        """
+        out = np.full(self.patients.n_patients, np.nan)
+        if len(self.traces) < 4:
+            return out
+        weight = np.maximum(self.tokens, 1)
+        totals = by_patient(self.patients.code, lt_iqr(self.traces.array()) * weight, weight, missing="drop")
+        out[totals.patient] = totals.nats_per_token
+        return out
 
     def payload(self) -> dict[str, Any]:
         """What this process saw in the epoch under way, for `merge` in all of them."""

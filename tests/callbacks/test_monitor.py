@@ -289,6 +289,13 @@ def test_fast_dev_run_and_no_logger(tmp_path):
     run.fit(Forecaster(), *loaders())
 
 
+def test_raw_ids_are_written_only_when_asked_for_and_the_report_says_so(tmp_path):
+    monitor = LeakageMonitor(dirpath=tmp_path / "watch", hash_ids=False)
+    watched(tmp_path, monitor=monitor, epochs=3)
+    assert monitor.report.hashed_ids is False
+    assert set(monitor.patients["patient"]) == {str(i) for i in range(240)}
+
+
 def test_two_fits_of_one_monitor_do_not_mix(tmp_path):
     monitor = LeakageMonitor(dirpath=tmp_path / "watch")
     watched(tmp_path, monitor=monitor, epochs=2)
