@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memguard.capture.mode import LossCall
+from memguard.capture.call import LossCall
 from memguard.errors import AmbiguousLossError
 
 __all__ = ["LayoutMemory", "tensors_in", "unflatten_length"]
@@ -60,6 +60,7 @@ class LayoutMemory:
     """What earlier steps proved: (loss function, path in the batch) -> positions that the loss leaves out."""
 
     proven: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    shifts: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)  # where the targets began
     looks: int = 0  # pooled losses compared so far on an accelerator
 
 
@@ -135,9 +136,9 @@ def _found_in_batch(call: LossCall, batch_size: int, length: int, batch: Any, me
             return True
         if gap > 2 or tensor.shape[2:] != target.shape[2:] or tensor.device != target.device:
             continue
-        for shift in {0, gap, min(gap, 1)}:
+        for shift in sorted({0, gap, min(gap, 1)}, key=lambda at: at != memory.shifts.get(key)):
             if _same_rows(target, tensor[:, shift : shift + length], call.ignore_index):
-                memory.proven[key] = gap
+                memory.proven[key], memory.shifts[key] = gap, shift
                 return True
         # Hugging Face pads the shifted labels at the end.
         if gap == 0 and length > 1 and _same_rows(target[:, :-1], tensor[:, 1:], call.ignore_index):
@@ -147,13 +148,10 @@ def _found_in_batch(call: LossCall, batch_size: int, length: int, batch: Any, me
 
 
 def _same_rows(target: Tensor, candidate: Tensor, ignore_index: int | None) -> bool:
-    same = target == candidate
-    if ignore_index is not None:
-        left_out = target == ignore_index
-        if bool(left_out.all()):
-            return False
-        same = same | left_out
-    return bool(same.all())
+    if ignore_index is None:
+        return torch.equal(target, candidate)
+    left_out = target == ignore_index
+    return bool((left_out | (target == candidate)).all()) and not bool(left_out.all())
 
 
 def _source_shape(rows: Tensor) -> tuple[int, ...] | None:
@@ -166,7 +164,7 @@ def _source_shape(rows: Tensor) -> tuple[int, ...] | None:
         if kind.startswith(("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward")):
             sizes = tuple(int(size) for size in getattr(node, "_saved_self_sym_sizes", ()))
             return sizes or None
-        if not kind.startswith(("ToCopyBackward", "CloneBackward", "AliasBackward")):
+        if not kind.startswith(("ToCopyBackward", "CloneBackward", "AliasBackward", "LogSoftmaxBackward")):
             break
         node = node.next_functions[0][0]
     if rows._is_view() and rows._base is not None and rows.is_contiguous() and rows._base.is_contiguous():

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memguard.capture.call import LossCall
 from memguard.capture.layout import LayoutMemory, is_integer, tensors_in, unflatten_length
-from memguard.capture.mode import LIKELIHOODS, LossCall, LossCapture
+from memguard.capture.mode import LIKELIHOODS, LossCapture
 from memguard.errors import AmbiguousLossError
 
 __all__ = ["CapturedLoss", "LossCall", "LossCapture", "attribute", "check_batch", "from_override", "loss_of"]

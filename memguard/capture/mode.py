@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,10 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode_temporarily
 
-__all__ = ["LIKELIHOODS", "LossCall", "LossCapture"]
+from memguard.capture.call import LossCall
+from memguard.capture.graph import kept_log_p, values_at
+
+__all__ = ["LIKELIHOODS", "LossCapture"]
 
 _CLASSES = ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction")
 _PLAIN = ("input", "target", "size_average", "reduce", "reduction")
@@ -40,54 +42,12 @@ _SIGNATURES: dict[Callable[..., Any], tuple[str, ...]] = {
     F.kl_div: (*_PLAIN, "log_target"),
 }  # fmt: skip
 _LOSSES = frozenset(_SIGNATURES)
-_SAVED_HOOKS = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 LIKELIHOODS = frozenset(
     {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
      "gaussian_nll_loss", "poisson_nll_loss", "kl_div"}
 )  # fmt: skip
 """Loss functions whose values are nats; the others (squared error, ...) are in the loss's own unit."""
-
-
-@dataclass(slots=True, eq=False)
-class LossCall:
-    """One call of a loss function, as the step made it.
-
-    Attributes:
-        name: Name in ``torch.nn.functional``.
-        result: What the user received, the same object.
-        elements: The values before reduction, detached; ``None`` if they could not be taken.
-        input: First argument.
-        target: Second argument.
-        reduction: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``, as the user asked.
-        weight: Class weights of cross entropy and NLL; ``None`` otherwise.
-        ignore_index: Target value that is left out, for cross entropy and NLL.
-        escaped: Whether the values belong to an outer ``torch.func`` transform and mean nothing outside it.
-        problem: Why the values could not be taken.
-
-    Example:
-        >>> import torch
-        >>> with LossCapture() as seen:
-        ...     loss = torch.nn.functional.mse_loss(torch.ones(3), torch.zeros(3))
-        >>> seen.calls[0].name, seen.calls[0].elements.tolist()
-        ('mse_loss', [1.0, 1.0, 1.0])
-    """
-
-    name: str
-    result: Tensor
-    elements: Tensor | None
-    input: Tensor
-    target: Tensor
-    reduction: str
-    weight: Tensor | None = None
-    ignore_index: int | None = None
-    escaped: bool = False
-    problem: str = ""
-
-    @property
-    def signature(self) -> tuple[str, str]:
-        """Function and reduction: enough to find the same loss again in another step."""
-        return self.name, self.reduction
 
 
 class _Unseen:
@@ -220,31 +180,13 @@ def _elements(func: Callable[..., Any], result: Tensor, named: dict[str, Any], r
 
 
 def _from_graph(func: Callable[..., Any], result: Tensor, named: dict[str, Any]) -> Tensor | None:
-    """Cross entropy's log-probabilities lie in its own graph already: read them, save a second log-softmax.
-
-    Autograd keeps the input of ``nll_loss`` until the backward pass. The values are the same bits as a second
-    call would give (tested), at the price of a gather instead of a pass over the whole vocabulary.
-    """
+    """Cross entropy's log-probabilities lie in its own graph already: read them, save a second log-softmax."""
     if func is not F.cross_entropy or named.get("label_smoothing", 0.0) != 0.0:
         return None
-    if _SAVED_HOOKS is None or _SAVED_HOOKS(True) is not None:
-        return None  # offloading or checkpointing: to look at a saved tensor would move or recompute it
-    node = result.grad_fn
-    if type(node).__name__ not in ("NllLossBackward0", "NllLoss2DBackward0"):
+    log_p = kept_log_p(result)
+    if log_p is None:
         return None
-    log_p, target = getattr(node, "_saved_self", None), named["target"]
-    if log_p is None or target.is_floating_point():
-        return None
-    with torch.no_grad():
-        # nll_loss2d sees (B, V, 1, T)
-        where = target.reshape(log_p.shape[0], *log_p.shape[2:]) if log_p.dim() == 4 else target
-        if where.dim() == 0 or log_p.shape[0] != where.shape[0]:
-            return None
-        values = F.nll_loss(
-            log_p, where, weight=named.get("weight"), ignore_index=named.get("ignore_index", -100),
-            reduction="none",
-        )  # fmt: skip
-        return values.reshape(target.shape)
+    return values_at(log_p, named["target"], named.get("weight"), named.get("ignore_index", -100))
 
 
 def _legacy(size_average: bool | None, reduce: bool | None) -> str:

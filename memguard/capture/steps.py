@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from memguard.capture.call import LossCall
 from memguard.capture.evaluation import PerRecordLoss, evaluate, override_of, run_override
+from memguard.capture.graph import GraphRoute
 from memguard.capture.ids import IndexTracker, Positions, Stage
 from memguard.capture.layout import LayoutMemory
 from memguard.capture.losses import CapturedLoss, LossCapture, attribute, loss_of
@@ -42,6 +44,7 @@ class StepCapture:
         self.tracker = tracker
         self.per_record_loss = per_record_loss
         self.memory = LayoutMemory()
+        self.graph = GraphRoute()
         self.accepted: tuple[str, str] | None = None
         self.last_train: tuple[Positions, CapturedLoss, Any] | None = None
         self.last_val: dict[int, tuple[Positions, CapturedLoss, Any]] = {}
@@ -58,6 +61,7 @@ class StepCapture:
         """Begin to listen; call in ``setup("fit")``. A second call starts afresh."""
         self.restore()
         self._trainer, self._module, self.n_taken = trainer, pl_module, 0
+        self.graph = GraphRoute()
         strategy = trainer.strategy
         train, val = strategy.training_step, strategy.validation_step
 
@@ -87,19 +91,35 @@ class StepCapture:
             return step(*args, **kwargs)
         self._last_arrival = arrival
         self.last_train = None
-        with LossCapture() as seen:
-            returned = step(*args, **kwargs)
         batch = args[0] if args else next(iter(kwargs.values()), None)
+        returned, calls = self._heard(step, args, kwargs)
         like = None
         if loss_of(returned) is None:
             if not self._manual():
                 return returned  # the step skipped this batch
             like = self.accepted
-        self.last_train = self._settle(seen, returned, batch, "train", 0, like)
+        if calls is None:
+            return returned  # another graph than the proven one: from the next step on, calls are listened to
+        self.last_train = self._settle(calls, returned, batch, "train", 0, like)
         if self.last_train is not None:
             self.accepted = self.last_train[1].signature or self.accepted
             self.n_taken += 1
+            self.graph.compare(loss_of(returned), calls)
         return returned
+
+    def _heard(
+        self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, list[LossCall] | None]:
+        """Run the training step; the calls that may be its loss, ``None`` if a proven graph fails to tell."""
+        if self._override() is not None:
+            return step(*args, **kwargs), []
+        if self.graph.proven:
+            returned = step(*args, **kwargs)
+            call = self.graph.call(loss_of(returned))
+            return returned, None if call is None else [call]
+        with LossCapture() as seen:
+            returned = step(*args, **kwargs)
+        return returned, _wanted(seen.calls, returned)
 
     def _val(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         trainer = self._trainer
@@ -109,14 +129,15 @@ class StepCapture:
             returned = step(*args, **kwargs)
         dataloader_idx = args[2] if len(args) > 2 and isinstance(args[2], int) else 0
         self.last_val.pop(dataloader_idx, None)
-        found = self._settle(seen, returned, args[0] if args else None, "val", dataloader_idx, self.accepted)
+        batch = args[0] if args else None
+        found = self._settle(seen.calls, returned, batch, "val", dataloader_idx, self.accepted)
         if found is not None:
             self.last_val[dataloader_idx] = found
         return returned
 
     def _settle(
         self,
-        seen: LossCapture,
+        calls: list[LossCall],
         returned: Any,
         batch: Any,
         stage: Stage,
@@ -125,31 +146,31 @@ class StepCapture:
     ) -> tuple[Positions, CapturedLoss, Any] | None:
         try:
             positions = self.tracker.positions(batch, stage=stage, dataloader_idx=dataloader_idx)
-            override = override_of(self._module, self.per_record_loss)
+            override = self._override()
             if override is not None:
                 captured = run_override(override, self._module, batch, len(positions))
             else:
                 captured = attribute(
-                    _wanted(seen, returned, stage), returned, len(positions), like=like, batch=batch,
-                    memory=self.memory,
-                )  # fmt: skip
+                    calls, returned, len(positions), like=like, batch=batch, memory=self.memory
+                )
             return positions, captured, batch
         except MemguardError as problem:
             self.problem = problem
             self.on_problem(problem, stage)
             return None
-        finally:
-            seen.calls.clear()
+
+    def _override(self) -> PerRecordLoss | None:
+        return override_of(self._module, self.per_record_loss)
 
     def _manual(self) -> bool:
         return not getattr(self._module, "automatic_optimization", True)
 
 
-def _wanted(seen: LossCapture, returned: Any, stage: Stage) -> list[Any]:
+def _wanted(calls: list[LossCall], returned: Any) -> list[LossCall]:
     """Where a training step returns nothing (manual optimization), only a call with a gradient can be it."""
-    if stage == "train" and loss_of(returned) is None:
-        return [call for call in seen.calls if isinstance(call.result, Tensor) and call.result.requires_grad]
-    return list(seen.calls)
+    if loss_of(returned) is None:
+        return [call for call in calls if isinstance(call.result, Tensor) and call.result.requires_grad]
+    return calls
 
 
 def _fitting(trainer: Any) -> bool:

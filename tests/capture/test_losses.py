@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from memguard.capture.graph import GraphRoute
 from memguard.capture.layout import LayoutMemory, unflatten_length
 from memguard.capture.losses import CapturedLoss, LossCapture, attribute, check_batch, from_override
 from memguard.errors import AmbiguousLossError
@@ -427,3 +428,69 @@ def test_fused_evaluation_paths_keep_their_bits():
                 raise KeyError
     assert all(torch.equal(a, b) for a, b in zip(plain, heard, strict=True))
     assert torch.overrides.has_torch_function is before
+
+
+# -- the graph of the returned loss instead of listening ---
+
+
+def graph_steps(make, steps=4):
+    route, loss = GraphRoute(), None
+    for _ in range(steps):
+        with LossCapture() as seen:
+            loss = make()
+        route.compare(loss, seen.calls)
+    return route, loss, seen.calls
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(B,), (B, T), (B, T, 2)])
+def test_the_graph_tells_what_listening_tells(reduction, weighted, shape):
+    logits = x(shape[0], C, *shape[1:])
+    y = torch.randint(0, C, shape, generator=gen(4))
+    y.view(-1)[::3] = -100
+    weight = torch.rand(C, generator=gen(5)) if weighted else None
+    route, loss, calls = graph_steps(lambda: F.cross_entropy(logits, y, weight, reduction=reduction))
+    assert route.proven
+    told, heard = route.call(loss), calls[0]
+    assert told.result is loss and told.signature == heard.signature and told.ignore_index == -100
+    assert torch.equal(told.elements, heard.elements) and torch.equal(told.target, y)
+    a, b = attribute([told], loss, B), attribute(calls, loss, B)
+    assert torch.equal(a.loss.isnan(), b.loss.isnan()) and a.loss.nan_to_num().equal(b.loss.nan_to_num())
+
+
+def test_the_graph_proves_the_layout_of_flattened_rows():
+    codes, source = torch.randint(0, C, (B, T), generator=gen(9)), x(B, T, C)
+    route, loss, calls = graph_steps(lambda: F.cross_entropy(source.flatten(0, 1), codes.flatten()))
+    assert attribute([route.call(loss)], loss, B).loss.equal(attribute(calls, loss, B).loss)
+    source = x(T, B, C)  # time first
+    route, loss, _ = graph_steps(lambda: F.cross_entropy(source.flatten(0, 1), codes.flatten()))
+    with pytest.raises(AmbiguousLossError, match="do not stand first"):
+        attribute([route.call(loss)], loss, B)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda logits, y: F.cross_entropy(logits, y) * 1.0,
+        lambda logits, y: F.cross_entropy(logits, y, label_smoothing=0.1),
+        lambda logits, y: F.mse_loss(logits[:, 0], y.float()),
+        lambda logits, y: F.cross_entropy(logits, F.one_hot(y, C).float()),
+        lambda logits, y: F.cross_entropy(logits.detach(), y),
+    ],
+    ids=["scaled", "smoothed", "squared", "soft", "no gradient"],
+)
+def test_other_losses_are_listened_to(make):
+    logits, y = x(B, C), torch.arange(B) % C
+    route, loss, _ = graph_steps(lambda: make(logits, y))
+    assert not route.proven
+    assert route.call(loss) is None
+
+
+def test_a_backward_inside_the_step_ends_the_route():
+    logits, y = x(B, C), torch.arange(B) % C
+    logits.requires_grad_()
+    route, _, _ = graph_steps(lambda: F.cross_entropy(logits, y))
+    loss = F.cross_entropy(logits, y)
+    loss.backward()
+    assert route.proven and route.call(loss) is None and not route.proven

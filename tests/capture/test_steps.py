@@ -468,3 +468,40 @@ def test_nan_losses_are_named():
     assert len(kept) == 6
     with pytest.warns(MemguardWarning, match="28 of 44 losses are NaN"):
         collect(kept)
+
+
+class Listened(Classifier):
+    """Counts the steps during which somebody listens; from step 7 on the loss is a function of another graph."""
+
+    def __init__(self, change=None):
+        super().__init__()
+        self.change, self.listened = change, []
+
+    def training_step(self, batch, batch_idx):
+        self.listened.append(bool(torch.overrides._get_current_function_mode_stack()))
+        x, y = batch
+        if self.change is None or self.global_step < 7:
+            return super().training_step(batch, batch_idx)
+        logits = self.net(self.scale(x))
+        self.note("train", x[:, 0], by_hand(logits, y))
+        return self.change(logits, y)
+
+
+def test_a_proven_graph_ends_the_listening():
+    module, driver, _, _ = both(Listened, loaders(), max_epochs=3)
+    assert module.listened[:3] == [True] * 3 and not any(module.listened[3:]) and len(module.listened) > 10
+    assert_exact(module, driver)
+
+
+def test_another_graph_starts_it_again_and_loses_one_step():
+    module, driver, _, _ = both(
+        lambda: Listened(lambda z, y: F.nll_loss(z.log_softmax(1), y, reduction="none").mean()),
+        loaders(),
+        max_epochs=3,
+    )
+    assert module.listened[3:8] == [False] * 5 and all(module.listened[8:]) and len(module.listened) > 10
+    assert driver.train[7] is None
+    noted, taken = module.noted.train, driver.train
+    for (ids, hand), got in zip(noted[:7] + noted[8:], taken[:7] + taken[8:], strict=True):
+        assert ids.tolist() == got[0].tolist()
+        torch.testing.assert_close(torch.as_tensor(got[1]), hand)
