@@ -28,6 +28,9 @@ from recipes.data.support2 import Support2, support2
 
 __all__ = ["Mortality", "Patients", "Support2Data", "main"]
 
+# What somebody who knows a patient may know of the table too. Age is counted in bands.
+KNOWN = ("age", "sex", "race", "dzgroup")
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -133,7 +136,12 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     pl.seed_everything(args.seed, verbose=False)
     data = Support2Data(args.patients, args.held_out, seed=args.seed)
     model = Mortality(features=len(data.table.features))
-    monitor = LeakageMonitor(heldout="val", dirpath=args.out / "memguard", seed=args.seed)
+    monitor = LeakageMonitor(
+        heldout="val",
+        quasi_identifiers=data.table.columns(*KNOWN),
+        dirpath=args.out / "memguard",
+        seed=args.seed,
+    )
     trainer = pl.Trainer(
         max_epochs=args.epochs,
         accelerator="cpu",

@@ -18,6 +18,7 @@ from memguard.callbacks.opening import batch_key
 from memguard.callbacks.outputs import (
     OutputSettings,
     curve_point,
+    identifiable_note,
     logged,
     make_report,
     patient_frame,
@@ -33,6 +34,7 @@ from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import empty_flags, most_urgent
 from memguard.report.loggers import log_report
 from memguard.report.private import HashedIds
+from memguard.report.view import counted
 
 __all__ = ["LeakageMonitor"]
 
@@ -74,7 +76,8 @@ class LeakageMonitor(pl.Callback):
         fprs: False-positive rates of ``tpr_at_fpr``.
         flag_rate: False-discovery rate of the flags.
         rare_at_most: A code that at most so many patients carry makes a patient identifiable.
-        quasi_identifiers: Codes whose combination an attacker may know; the first codes of a record by default.
+        quasi_identifiers: Codes whose combination an attacker may know, by default the first two of a record. For
+            feature vectors: columns (continuous ones count in ten bands), by default every column of few values.
         final_evaluation: Evaluate the members again when training ends, so that the last flags rest on losses measured
             as the held-out ones were: ``"auto"``, as many as 2 % of the training time pays for; ``True``, all of them;
             ``False``, none: the last flags rest on train-time losses.
@@ -285,8 +288,7 @@ class LeakageMonitor(pl.Callback):
             return
         if self._where(trainer) == "train" and self._due(trainer):
             self._look(trainer, pl_module, whole=True)
-        self._session.merge_ranks()
-        self._session.watch.close_epoch(trainer.current_epoch, trainer.global_step)
+        self._session.close_epoch(trainer.current_epoch, trainer.global_step)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -401,8 +403,6 @@ class LeakageMonitor(pl.Callback):
         """Make the look the newest point of the curve; a second one at the same step takes the place of the first."""
         assert self._session is not None
         now = time.perf_counter()
-        if look.memorization is None and look.epoch % 1 == 0:
-            self._session.note(f"Epoch {look.epoch:g}: nobody is ranked ({look.refused}).")
         spent, trained = now - start, start - self._clock
         if self.curve and self.curve[-1].step == look.step:
             before = self.curve.pop()
@@ -437,15 +437,17 @@ class LeakageMonitor(pl.Callback):
         hashed = HashedIds.in_folder(folder) if self.outputs.hash_ids else None
         self.patients = patient_frame(watch, found, self.settings.flag_rate, self.outputs, hashed)
         self.flags = most_urgent(self.patients, None)
-        self.report = make_report(
+        caveat = identifiable_note(self.patients, self.outputs)
+        report = make_report(
             watch,
             self.curve,
             found,
             flag_rate=self.settings.flag_rate,
             settings=self.outputs,
-            notes=self._notes,
+            notes=[*self._notes, *([caveat] if caveat else [])],
             model=model,
         )
+        self.report = counted(report, self.flags)
         self.files = write_outputs(self.report, self.patients, folder)
 
     # -- state ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -26,8 +26,18 @@ from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import check_flags, empty_flags, most_urgent
 from memguard.report.page import write_report
 from memguard.report.private import HashedIds, write_private
+from memguard.report.text import percent
+from memguard.report.words import unranked
 
-__all__ = ["OutputSettings", "curve_point", "logged", "make_report", "patient_frame", "write_outputs"]
+__all__ = [
+    "OutputSettings",
+    "curve_point",
+    "identifiable_note",
+    "logged",
+    "make_report",
+    "patient_frame",
+    "write_outputs",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +48,8 @@ class OutputSettings:
         min_cell: Counts of people from 1 to this minus one are not shown.
         hash_ids: Keyed hashes in place of patient ids.
         rare_at_most: A code carried by at most so many patients makes its carriers identifiable.
-        quasi_identifiers: Codes that somebody else may know; the first codes of a record by default.
+        quasi_identifiers: Codes (of feature vectors: columns) that somebody else may know; `None` for the first
+            codes of a record (of feature vectors: every column of few values).
     """
 
     min_cell: int = 5
@@ -46,12 +57,24 @@ class OutputSettings:
     rare_at_most: int = 3
     quasi_identifiers: Sequence[int] | None = None
 
-    @property
-    def rule(self) -> str:
-        """What "identifiable" means, in words."""
+    def rule(self, kind: Literal["codes", "features"] | None = "codes") -> str:
+        """What "identifiable" means for records of this kind, in words.
+
+        Example:
+            >>> OutputSettings(quasi_identifiers=[0, 4]).rule("features")
+            'carries a value that at most 3 training patients carry, or is alone in the equivalence class (the same
+            values in 2 columns of quasi_identifiers=)'
+        """
+        if kind == "features":
+            carried, default, named = "value", "in every column of few values", "in {} columns"
+        else:
+            carried, default, named = "code", "at the start of a record", "of {} codes"
+        shared = default
+        if self.quasi_identifiers is not None:
+            shared = f"{named.format(len(set(self.quasi_identifiers)))} of quasi_identifiers="
         return (
-            f"carries a code that at most {self.rare_at_most} training patients carry, or is alone in the "
-            "equivalence class"
+            f"carries a {carried} that at most {self.rare_at_most} training patients carry, or is alone in the "
+            f"equivalence class (the same {carried}s {shared})"
         )
 
 
@@ -74,6 +97,7 @@ def curve_point(
         flagged_patients=None if found is None else int(found.flagged(flag_rate).sum()),
         memorized_share=look.memorized_share,
         blind_auc=look.blind,
+        refused=look.refused if found is None else "",
         probe_seconds=probe_seconds,
         train_seconds=train_seconds,
     )
@@ -181,6 +205,34 @@ def _rarity(
     }
 
 
+def identifiable_note(patients: pl.DataFrame, settings: OutputSettings) -> str | None:
+    """A caveat where so many patients count as identifiable that the word says nothing.
+
+    Args:
+        patients: Of `patient_frame`.
+        settings: As given to it.
+
+    Returns:
+        ``None`` where at most half of the scored patients are identifiable, or where it is not known.
+
+    Example:
+        >>> settings = OutputSettings()
+        >>> identifiable_note(pl.DataFrame({"identifiable": [True, True, True, False]}), settings)
+        '75 % of the patients count as identifiable: ... Pass quasi_identifiers= ...'
+        >>> identifiable_note(pl.DataFrame({"identifiable": [True, False]}), settings) is None
+        True
+    """
+    share = patients["identifiable"].cast(pl.Float64).mean()
+    if not isinstance(share, float) or share <= 0.5:
+        return None
+    fix = (
+        "Pass quasi_identifiers= with what somebody else may plausibly know of a patient."
+        if settings.quasi_identifiers is None
+        else "Pass fewer quasi_identifiers=, or ones that more patients share."
+    )
+    return f"{percent(share)} of the patients count as identifiable: that sets hardly anybody apart. {fix}"
+
+
 def make_report(
     watch: Watch,
     curve: Sequence[CurvePoint],
@@ -203,13 +255,13 @@ def make_report(
         n_held_out=held_out.n_patients,
         flag_rate=flag_rate,
         curve=curve,
-        n_ranked=None if found is None else found.patient.size,
-        identifiable_rule=settings.rule,
+        n_ranked=0 if found is None else found.patient.size,
+        identifiable_rule=settings.rule(watch.members.store.kind),
         p_method=None if found is None else found.p_method,
         p_resolution=None if found is None else found.p_resolution,
         loss_unit=watch.unit,
         score="" if found is None else found.detail,
-        notes=notes,
+        notes=[*notes, *unranked(curve)],
         versions=_versions(),
         seeds={"monitor": watch.settings.seed},
         model=model,

@@ -64,6 +64,7 @@ class WatchSession:
         self._ids: dict[SideName, list[tuple[Ints, Any]]] = {"train": [], "held_out": []}
         self._sample_windows: tuple[Ints, Fetched] | None = None
         self._held_windows: Fetched | None = None
+        self._held_now: Floats | None = None  # of the last validation, in full precision
 
     def note(self, text: str) -> None:
         """Keep a caveat for the report, once."""
@@ -142,6 +143,15 @@ class WatchSession:
                 check_sides(self.watch.members.patients, self.watch.held_out.patients)
             self._ids = {"train": [], "held_out": []}
 
+    def close_epoch(self, epoch: int, step: int) -> None:
+        """The epoch is over: its losses become a snapshot, of two bytes each."""
+        if self.watch is None:
+            return
+        self.merge_ranks()
+        if np.isfinite(self.watch.held_out.traces.current).any():
+            self._held_now = self.watch.held_out.latest().copy()
+        self.watch.close_epoch(epoch, step)
+
     # -- looking -------------------------------------------------------------------------------------------
 
     def look(self, *, epoch: float, step: int, rank_members: bool, evaluate: bool = False) -> Look | None:
@@ -212,7 +222,8 @@ class WatchSession:
         rows = watch.candidates(last, budget)
         if rows.size == 0:
             return None
-        held = None
+        # Not the snapshot's: rounded losses against exact ones put all the small ones on the wrong side.
+        held = self._held_now
         if self.held_step != step:
             held = self._held_out_losses(self.source.windows(_mine(np.arange(self.source.n_records))))
         sample_loss = self._sample_loss()

@@ -213,8 +213,7 @@ class Watch:
             # The sample is measured as the held-out patients are: its share needs no matched noise.
             sampled, fit = self._score(at, self.sample, evaluated, sample_loss, held, "eval")
             if sampled is None:
-                why = f"the expected loss of held-out patients is only correlated r = {fit:.2f} with the actual one"
-                return None, None, fit, why
+                return None, None, fit, _no_fit(fit)
             if member_loss is None:
                 found, fit = self._score(at, rows, None, sample_loss, held, "train")
             else:
@@ -222,7 +221,8 @@ class Watch:
         except (HeldOutError, DataError) as error:
             return None, None, None, f"{error.seen}: {error.why}"
         codes = np.unique(self.members.patients.code[self.sample])
-        return found, memorized_share(sampled, codes, n_held_out), fit, ""
+        refused = "" if found is not None else _no_fit(fit)
+        return found, memorized_share(sampled, codes, n_held_out), fit, refused
 
     def _score(
         self,
@@ -376,6 +376,10 @@ class Watch:
         self._sample_rows = {int(k): v.numpy().copy() for k, v in state["sample_rows"].items()}
         self._held_out_mean = {int(k): float(v) for k, v in state["held_out_mean"].items()}
         self.first_flagged = state["first_flagged"].numpy().copy()
+
+
+def _no_fit(fit: float) -> str:
+    return f"the expected loss of held-out patients is only correlated r = {fit:.2f} with the actual one"
 
 
 def _take(features: ContentFeatures, rows: Ints) -> ContentFeatures:

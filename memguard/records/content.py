@@ -315,6 +315,13 @@ class ContentStore:
                 self._y.append(part["y"][fresh])
 
     @property
+    def kind(self) -> Literal["codes", "features"] | None:
+        """What the records hold; `None` before the first batch."""
+        if not self._positions:
+            return None
+        return "features" if self._x else "codes"
+
+    @property
     def n_observed(self) -> int:
         """How many different records have been seen."""
         return int(self._seen.sum())

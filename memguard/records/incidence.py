@@ -114,11 +114,6 @@ def _columns(values: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     return column.astype(np.int32), labels.astype(np.int64)
 
 
-def feature_of(code: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The column that a code of `discretize` stands for."""
-    return code // _STRIDE
-
-
 def discretize(content: RecordContent, *, continuous_bins: int = 0) -> Ragged:
     """Write feature vectors as codes, one for each column and value, so that rarity can be counted.
 

@@ -17,12 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from memguard.errors import DataError
 from memguard.records._hashing import scramble
 from memguard.records.content import RecordContent
-from memguard.records.incidence import Incidence, feature_of, incidence, patient_codes
+from memguard.records.incidence import Incidence, incidence, patient_codes
 from memguard.records.patients import PatientMap
 
 __all__ = ["RarityTable", "rarity"]
 
 _BLOCK = 1 << 16
+_BANDS = 10  # of a continuous quasi-identifier: what somebody knows of an age, not its ninth digit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,9 @@ def rarity(
         patient: The patient of each record: a map, or N ids.
         rare_at_most: A code is rare when at most so many patients carry it.
         quasi_identifiers: The codes (for features: the columns) that somebody else may know. Patients that
-            carry the same of them are one equivalence class. None: the first `static` codes of the patient's
-            first record (for features: all columns of few values).
+            carry the same of them are one equivalence class. A column of more than 32 values is cut at its
+            deciles: an age is known as an age band. None: the first `static` codes of the patient's first
+            record (for features: all columns of few values, so that nearly everybody is alone in a wide table).
         static: See above.
 
     Returns:
@@ -107,7 +109,7 @@ def rarity(
     with np.errstate(invalid="ignore"):
         mean_idf = _sums(table, idf) / carried
     if quasi_identifiers is not None:
-        key = _carried(table, _columns_of(content, table, quasi_identifiers))
+        key = _known(content, patient, table, np.unique(np.asarray(quasi_identifiers, dtype=np.int64)))
     elif content.codes is None:
         key = _carried(table, np.ones(len(table.code), dtype=bool))
     else:
@@ -153,11 +155,12 @@ def _minima(table: Incidence, weight: NDArray[np.int64]) -> NDArray[np.int64]:
     return minima
 
 
-def _columns_of(content: RecordContent, table: Incidence, wanted: Sequence[int]) -> NDArray[np.bool_]:
-    """Which columns of the table are among the quasi-identifiers."""
-    asked = np.unique(np.asarray(wanted, dtype=np.int64))
+def _known(
+    content: RecordContent, patient: PatientMap | ArrayLike, table: Incidence, asked: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """A 64-bit key of what each patient carries of the quasi-identifiers."""
     if content.x is None:
-        return np.isin(table.code, asked)  # a code that nobody carries tells nobody apart
+        return _carried(table, np.isin(table.code, asked))  # a code that nobody carries tells nobody apart
     width = content.x.shape[1]
     if len(asked) and (asked[0] < 0 or asked[-1] >= width):
         raise DataError(
@@ -165,7 +168,11 @@ def _columns_of(content: RecordContent, table: Incidence, wanted: Sequence[int])
             "the classes would be too large",
             "pass column numbers",
         )
-    return np.isin(feature_of(table.code), asked)
+    if len(asked) == 0:
+        return np.zeros(len(table.ids), np.uint64)
+    columns = RecordContent(kind="features", x=content.x[:, asked], observed=content.observed)
+    banded = incidence(columns, patient, continuous_bins=_BANDS)
+    return _carried(banded, np.ones(len(banded.code), dtype=bool))
 
 
 def _carried(table: Incidence, chosen: NDArray[np.bool_]) -> NDArray[np.uint64]:

@@ -36,6 +36,7 @@ class CurvePoint:
         flagged_patients: Patients flagged as memorized at ``WatchReport.flag_rate``; ``None`` when refused.
         memorized_share: Lower-biased estimate of the share of members that are memorized at all.
         blind_auc: AUC of a classifier that sees the records and not the model: .5 if the split is fair.
+        refused: Why nobody was ranked at this look, in words; empty where somebody was.
         probe_seconds: Wall time that this look cost.
         train_seconds: Wall time of the training since the look before.
 
@@ -58,6 +59,7 @@ class CurvePoint:
     flagged_patients: int | None = None
     memorized_share: Estimate | None = None
     blind_auc: Estimate | None = None
+    refused: str = ""
     probe_seconds: float = 0.0
     train_seconds: float | None = None
 
@@ -78,7 +80,7 @@ class WatchReport:
         best_epoch: Epoch of the lowest held-out loss; taken from the curve when left out.
         flagged_patients: Flagged at the last look; taken from the curve when left out.
         flagged_identifiable: Those of them that are also identifiable.
-        n_ranked: Patients that have a score; ``n_members`` when left out.
+        n_ranked: Patients that have a score, 0 where nobody was ranked; ``n_members`` when left out.
         identifiable_rule: What "identifiable" means here, as the end of "identifiable means: ...".
         p_method: ``"empirical"`` or ``"tail"``: where the smallest p-values come from.
         p_resolution: Smallest p-value that the held-out patients can give by counting alone.

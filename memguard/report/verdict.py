@@ -78,7 +78,8 @@ def _auc(point: CurvePoint, report: WatchReport) -> str:
 def _flags(point: CurvePoint, report: WatchReport) -> str:
     flagged, units = report.flagged_patients, f"{report.unit}s"
     if flagged is None:
-        return f"{units} were not ranked, so none is flagged"
+        why = f" ({point.refused.rstrip('.')})" if point.refused else ""
+        return f"{units} were not ranked{why}, so nobody is flagged and nobody is cleared"
     rate = f"at a {percent(report.flag_rate)} false-discovery rate"
     if flagged == 0:
         return f"none of {count(report.n_ranked)} {units} is flagged as memorized {rate}"

@@ -36,8 +36,8 @@ def counted(report: WatchReport, flags: pl.DataFrame | None) -> WatchReport:
         >>> report.flagged_patients, counted(report, empty_flags()).flagged_patients
         (None, 0)
     """
-    if flags is None or not {"flagged", "identifiable"} <= set(flags.columns):
-        return report
+    if flags is None or report.n_ranked == 0 or not {"flagged", "identifiable"} <= set(flags.columns):
+        return report  # of nobody ranked, an empty frame does not say that nobody is memorized
     flagged, both = flag_counts(flags)
     return dataclasses.replace(report, flagged_patients=flagged, flagged_identifiable=both)
 
@@ -61,7 +61,7 @@ def page_context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> d
     """
     checked = None if flags is None else check_flags(flags)
     report = counted(report, checked)
-    shown = None if checked is None else most_urgent(checked, top)
+    shown = None if checked is None or report.n_ranked == 0 else most_urgent(checked, top)
     return {
         "report": report,
         "units": f"{report.unit}s",
@@ -229,7 +229,8 @@ def _facts(report: WatchReport) -> list[tuple[str, str]]:
         ("Unit", f"{report.unit}; record → patient from {report.patients_source}"),
         (
             "Members",
-            f"{count(report.n_members)} {report.unit}s, of whom {count(report.n_ranked)} have a score",
+            f"{count(report.n_members)} {report.unit}s, "
+            + (f"{count(report.n_ranked)} of them ranked" if report.n_ranked else "none of them ranked"),
         ),
         ("Held-out", f"{count(report.n_held_out)} {report.unit}s"),
         ("Score", report.score),
@@ -238,7 +239,12 @@ def _facts(report: WatchReport) -> list[tuple[str, str]]:
             f"{report.p_method}; by counting alone the smallest is {resolution}" if report.p_method else "",
         ),
         ("Coverage", f"{percent(last.coverage)} of the training records seen at least once" if last else ""),
-        ("Surrogate fit", f"r = {share(last.surrogate_fit)} on held-out {report.unit}s" if last else ""),
+        (
+            "Surrogate fit",
+            f"r = {share(last.surrogate_fit)} on held-out {report.unit}s"
+            if last and last.surrogate_fit is not None
+            else "",
+        ),
         ("AUC interval", f"{last.auc.method}, n = {count(last.auc.n)}" if last and last.auc else ""),
         ("Blind baseline", f"AUC {estimate(last.blind_auc)}" if last and last.blind_auc else ""),
         ("Probing", _cost(report.curve)),

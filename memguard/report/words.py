@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 
-from memguard.report.data import WatchReport
+from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.text import count, estimate, percent
 
-__all__ = ["does_not_show", "shows"]
+__all__ = ["does_not_show", "shows", "unranked"]
 
 
 def shows(report: WatchReport) -> list[tuple[str, str]]:
@@ -109,3 +111,42 @@ def does_not_show(report: WatchReport) -> list[str]:
         "private data and stand outside any epsilon; stopping or reweighting by them does too.",
         "A legal conclusion. This is evidence for those who have to decide.",
     ]
+
+
+def unranked(curve: Sequence[CurvePoint]) -> list[str]:
+    """One note for each reason why nobody was ranked when an epoch was over, with the epochs it held for.
+
+    Reasons that differ only in a number are one reason; the number of the last epoch stands for all.
+
+    Args:
+        curve: The looks.
+
+    Example:
+        >>> unranked([CurvePoint(epoch=e, step=e, refused=f"r = .{e}") for e in (1, 2, 3, 7)])
+        ['Epochs 1 to 3, 7: nobody is ranked (r = .7; the number is of epoch 7).']
+        >>> unranked([CurvePoint(epoch=4, step=4, refused="40 held-out patients")])
+        ['Epoch 4: nobody is ranked (40 held-out patients).']
+    """
+    reasons: dict[str, list[CurvePoint]] = {}
+    for point in curve:
+        if point.refused and point.epoch % 1 == 0:
+            reasons.setdefault(re.sub(r"[\d.,]+", "#", point.refused), []).append(point)
+    said = []
+    for points in reasons.values():
+        last = points[-1]
+        number = "" if len({p.refused for p in points}) == 1 else f"; the number is of epoch {last.epoch:g}"
+        epochs = sorted({int(p.epoch) for p in points})
+        name = "Epoch" if len(epochs) == 1 else "Epochs"
+        said.append(f"{name} {_runs(epochs)}: nobody is ranked ({last.refused.rstrip('.')}{number}).")
+    return said
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Rising whole numbers, neighbours drawn together: ``1 to 3, 7``."""
+    runs: list[list[int]] = []
+    for one in numbers:
+        if runs and one == runs[-1][-1] + 1:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -71,6 +71,18 @@ class Support2:
         """Rows of the patients of one split."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
+    def columns(self, *variables: str) -> list[int]:
+        """Numbers of the columns that were made from these variables, one for each level of a category."""
+        made = [(at, name.partition(":")[0]) for at, name in enumerate(self.features)]
+        missing = set(variables) - {variable for _, variable in made}
+        if missing:
+            raise DataError(
+                f"no columns of {', '.join(sorted(missing))}",
+                "fewer would be meant than were named",
+                "take names of the table that are not in LEFT_OUT",
+            )
+        return [at for at, variable in made if variable in variables]
+
 
 def support2(*, seed: int = 0, sizes: tuple[int, int, int] | None = None) -> Support2:
     """Read SUPPORT2 as a table for a classifier.

@@ -194,6 +194,11 @@ def test_between_20_and_100_held_out_patients_there_is_a_curve_and_no_ranking(tm
     assert monitor.curve[-1].flagged_patients is None
     assert monitor.flags.height == 0
     assert sorted(monitor.curve[-1].tpr) == [0.1]
+    written = WatchReport.from_json(monitor.files["json"].read_text())
+    assert written.flagged_patients is None
+    assert written.n_ranked == 0
+    assert written.notes == ["Epoch 1: nobody is ranked (60 held-out patients, and a ranking needs 100)."]
+    assert "nobody is cleared" in monitor.files["page"].read_text()
 
 
 def test_without_patient_ids_the_unit_is_the_record_and_the_report_says_so(tmp_path):

@@ -123,6 +123,49 @@ def test_a_classifier_that_fits_noise_is_seen_to_memorize(tmp_path):
     assert monitor.patients.height == 300
 
 
+class Sure(Binary):
+    """Never trained, and so sure of most patients that their losses are below what two bytes can hold."""
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        logits = 30 * x[:, 0] + 0 * self.net(x)[:, 0]
+        return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+
+    def validation_step(self, batch, batch_idx):
+        return self.training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("final", [True, "auto"])
+def test_the_last_look_compares_exact_losses_with_exact_ones(tmp_path, final):
+    monitor = LeakageMonitor(dirpath=tmp_path / "w", final_evaluation=final)
+    watched(tmp_path, monitor=monitor, module=Sure(), data=tables(), epochs=20)
+    last = monitor.curve[-1]
+    assert last.auc.low < 0.5 < last.auc.high
+    assert last.tpr[0.1].low < 0.1 < last.tpr[0.1].high
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_who_is_identifiable_in_a_table_can_be_said(tmp_path):
+    class Wide(Tabular):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.x[:, 2:] = (self.x[:, 2:] > 0).float()
+
+    def fit(name, **options):
+        monitor = LeakageMonitor(dirpath=tmp_path / name, **options)
+        data = DataLoader(Wide(300, 1), 32, shuffle=True), DataLoader(Wide(200, 2, 10_000), 64)
+        watched(tmp_path / name, module=Risk(), data=data, monitor=monitor, epochs=20)
+        return monitor
+
+    usual, named = fit("a"), fit("b", quasi_identifiers=[0, 2])
+    assert any("count as identifiable" in note for note in usual.report.notes)
+    assert not any("count as identifiable" in note for note in named.report.notes)
+    assert (named.patients["equivalence_class"] > usual.patients["equivalence_class"]).mean() > 0.9
+    assert named.patients["equivalence_class"].min() > 1
+    assert "in 2 columns of quasi_identifiers=" in named.report.identifiable_rule
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "options",

@@ -160,6 +160,10 @@ def test_support2():
     assert not {name.partition(":")[0] for name in found.features} & set(LEFT_OUT)
     # nothing that stays in tells the outcome by itself
     assert max(abs(np.corrcoef(column, found.y)[0, 1]) for column in found.x.T) < 0.5
+    known = found.columns("sex", "age")
+    assert [found.features[at] for at in known] == ["age", "sex: female", "sex: male"]
+    with pytest.raises(DataError, match="no columns of death, shoe size"):
+        found.columns("sex", "shoe size", "death")
     small = support2(seed=3, sizes=(400, 0, 100))
     assert [len(small.rows(name)) for name in ("train", "tuning", "held_out")] == [400, 0, 100]
     with pytest.raises(DataError, match="9,105 patients"):

@@ -111,8 +111,29 @@ def test_features():
     assert by_column.tolist() == [int((x[:, 3] == one).sum()) for one in x[:, 3]]
     with pytest.raises(DataError, match="column 3 to 6 of 6"):
         rarity(content, range(200), quasi_identifiers=[6, 3])
+    assert (rarity(content, range(200), quasi_identifiers=[]).equivalence_class == 200).all()
     binned = discretize(content, continuous_bins=10)
     assert (np.bincount(binned.values[binned.values < 64], minlength=10) == 20).all()
+
+
+def test_a_continuous_quasi_identifier_is_known_in_bands():
+    rng = np.random.default_rng(1)
+    age, sex, weight = rng.permutation(300), rng.integers(0, 2, 300), rng.normal(size=300)
+    content = RecordContent.from_features(np.column_stack([weight, age, sex]))
+    assert (rarity(content, range(300), quasi_identifiers=[1]).equivalence_class == 30).all()
+    both = rarity(content, range(300), quasi_identifiers=[1, 2])
+    known = [(one // 30, other) for one, other in zip(age, sex, strict=True)]
+    assert both.equivalence_class.tolist() == [known.count(one) for one in known]
+    assert not both.unique.any()
+    assert (both.n_rare_codes == 0).all()  # a band makes a class, and never a rare code
+    patient = np.arange(300) // 2  # two records each: both of them are known
+    pairs = [frozenset(known[2 * i : 2 * i + 2]) for i in range(150)]
+    halves = [({a for a, _ in one}, {s for _, s in one}) for one in pairs]
+    two = rarity(content, patient, quasi_identifiers=[1, 2])
+    # of two values only the rarer one is a code: a patient with both carries it as one with it alone does
+    rarer = int(sex.mean() <= 0.5)
+    halves = [(frozenset(ages), rarer in sexes) for ages, sexes in halves]
+    assert two.equivalence_class.tolist() == [halves.count(one) for one in halves]
 
 
 def test_wrong_lengths_are_refused():

@@ -181,6 +181,20 @@ def test_sentence_and_list_count_the_same():
     assert "50 of 77 flagged patients" in page
 
 
+@pytest.mark.usefixtures("_no_figures")
+def test_an_empty_frame_of_nobody_ranked_clears_nobody(tmp_path):
+    last = point(3, flagged_patients=None, surrogate_fit=None, refused="40 held-out patients")
+    one = report(curve=[last], n_ranked=0, flagged_identifiable=None)
+    written = write_report(one, empty_flags(), tmp_path)
+    page = written["page"].read_text()
+    assert "No patient was ranked, so nobody is flagged and nobody is cleared" in page
+    assert "none of" not in page.split("What the numbers show")[0]
+    assert "none of them ranked" in page
+    assert "r = –" not in page
+    assert WatchReport.from_json(written["json"].read_text()).flagged_patients is None
+    assert pl.read_parquet(written["flags"]).height == 0
+
+
 def test_nothing_measured_draws_nothing():
     page = rendered("nothing measured")
     assert "<svg" not in page

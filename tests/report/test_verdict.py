@@ -6,7 +6,7 @@ import pytest
 from fake_watch import about, point, report
 
 from memguard.report.verdict import verdict
-from memguard.report.words import does_not_show, shows
+from memguard.report.words import does_not_show, shows, unranked
 
 FORBIDDEN = re.compile(r"anonym|\bsafe|complian|unsafe", re.IGNORECASE)
 
@@ -47,6 +47,19 @@ def test_chance_is_said_to_be_no_more_than_that():
     text = report(**CASES["chance"]).verdict()
     assert "cannot tell from chance" in text
     assert "none of 4,000 patients is flagged" in text
+
+
+def test_who_was_not_ranked_is_neither_flagged_nor_cleared():
+    short = point(3, flagged_patients=None, refused="40 held-out patients, and a ranking needs 100")
+    text = report(curve=[short], n_ranked=0, flagged_identifiable=None).verdict()
+    assert "were not ranked (40 held-out patients, and a ranking needs 100), so nobody is flagged" in text
+    assert "none of" not in text
+    looks = [point(e, refused=f"r = {e / 10:.2f}") for e in (1, 2, 4)] + [point(4, refused="no loss")]
+    between = point(2, epoch=2.5, refused="the epoch is not over")
+    assert unranked([*looks, between, point(5)]) == [
+        "Epochs 1 to 2, 4: nobody is ranked (r = 0.40; the number is of epoch 4).",
+        "Epoch 4: nobody is ranked (no loss).",
+    ]
 
 
 def test_small_counts_are_suppressed():
