@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memguard.errors import DataError, HeldOutError
 from memguard.records.content import RecordContent
-from memguard.records.early import early_epoch, early_trust
+from memguard.records.early import early_epoch, early_lag, early_trust
 from memguard.records.expectation import (
     MIN_HELD_OUT,
     REFUSE_FIT,
@@ -188,8 +188,8 @@ def memorization_score(
         held_out_patient: ``(M,)``, likewise.
         held_out_means: mean held-out loss after *every* epoch so far, where ``traces`` holds only some of
             them (:func:`early_trust` needs the first epoch).
-        sample: members measured in both modes. Without it, early losses are compared as they are: fine for
-            ranking, not for p-values.
+        sample: members measured in both modes. Without it, held-out early losses are only put at the level of
+            the middle of their epoch (:func:`early_lag`): enough for ranking, not for p-values.
         loss_mode: whether ``loss`` is train-time or eval-mode.
         reference: losses ``(N,)`` and ``(M,)`` of a model that never saw either: one more feature.
         weight: of the loss in ``score``; ``gap`` always subtracts all of it.
@@ -227,11 +227,14 @@ def memorization_score(
         if early is not None and early >= len(outer) - 1:
             early = None  # the early loss would be the very loss that it is to predict
     if early is not None:
-        then = outer[early]
+        means = mean if held_out_means is None else np.asarray(held_out_means, dtype=np.float64)
         if sample is not None:
-            then = match_train_noise(then, inner[early, sample.rows], sample.losses[early], rng)
+            then = match_train_noise(outer[early], inner[early, sample.rows], sample.losses[early], rng)
+        else:
+            # A level apart would rank patients judged by their early loss against those judged by content.
+            then = outer[early] + early_lag(means)
         taught = (inner[early], then)
-        trust = early_trust(mean if held_out_means is None else np.asarray(held_out_means, dtype=np.float64))
+        trust = early_trust(means)
         names.append("early_loss")
     usable = np.isfinite(now_out)
     for _, out in [*columns, *([] if taught is None else [taught])]:

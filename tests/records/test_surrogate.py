@@ -8,6 +8,7 @@ from scipy.stats import ks_2samp
 
 from memguard.errors import DataError, HeldOutError
 from memguard.records.content import Ragged, RecordContent
+from memguard.records.early import early_lag
 from memguard.records.surrogate import (
     ContentFeatures,
     Expectation,
@@ -80,6 +81,18 @@ def test_epoch_and_weight() -> None:
     assert early_trust([5.0, 4.5, 3.0, 2.0]) < 0.1
     with pytest.raises(HeldOutError, match="validate once"):
         early_epoch([np.nan])
+
+
+def test_lag_is_half_the_fall_in_the_early_epoch() -> None:
+    falling = 2 + np.exp(-np.arange(9) / 3)
+    early = early_epoch(falling)
+    assert early == 4
+    assert early_lag(falling) == pytest.approx((falling[3] - falling[4]) / 2)
+    falling[[2, 3]] = np.nan  # not validated: three epochs share the fall
+    assert early_lag(falling) == pytest.approx((falling[1] - falling[4]) / 6)
+    falling[:2] = np.nan
+    assert early_lag(falling) == 0.0
+    assert early_lag([2.0, 3.0]) == 0.0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -258,3 +271,34 @@ def test_the_early_loss_of_a_patient_with_several_records_is_not_used() -> None:
     after = memorization_score(features, traces=trace, **arguments)
     assert np.array_equal(before.expected[:10], after.expected[:10])
     assert np.all(after.expected[10:12] < before.expected[10:12])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patients_with_several_records_are_ranked_at_the_level_of_the_others(seed: int) -> None:
+    """They are judged without the early loss, which was taken while the model was still worse."""
+    rng = np.random.default_rng(seed)
+    n, epochs = 3000, 9
+    level = 2 + 2 * np.exp(-np.arange(epochs + 1) / 2)  # before the first epoch and after each
+    difficulty, difficulty_out = rng.normal(0, 0.4, n), rng.normal(0, 0.4, 600)
+    seen = rng.random((epochs, n))  # share of the epoch that is over when a member is seen
+    train = level[:-1, None] * (1 - seen) + level[1:, None] * seen + difficulty
+    train += 0.05 * rng.normal(size=train.shape)
+    held_out = level[1:, None] + difficulty_out + 0.05 * rng.normal(size=(epochs, 600))
+    result = memorization_score(
+        ContentFeatures(
+            kind="codes",
+            train=(difficulty + 0.2 * rng.normal(size=n))[:, None],
+            held_out=(difficulty_out + 0.2 * rng.normal(size=600))[:, None],
+            names=("x",),
+        ),
+        traces=train,
+        held_out_traces=held_out,
+        loss=train[-1],
+        held_out_loss=held_out[-1],
+        patient=np.where(np.arange(n) < n // 2, np.arange(n) // 3, n + np.arange(n)),
+    )
+    assert early_lag(held_out.mean(1)) > 0.02
+    apart = result.expected - difficulty
+    several = np.arange(n) < n // 2
+    error = np.sqrt(apart[several].var() / several.sum() + apart[~several].var() / (~several).sum())
+    assert abs(apart[several].mean() - apart[~several].mean()) < 4 * error
