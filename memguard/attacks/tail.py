@@ -31,7 +31,8 @@ class TailPValues:
         p: ``(N,)`` p-values.
         method: ``"tail"`` if the tail model was used above the largest held-out score, else ``"empirical"``.
         resolution: The smallest p-value that could have come out.
-        calibrated: Whether the tail model passed its test on held-out folds (False too if none was fitted).
+        calibrated: Whether the tail model passed its test on held-out folds (False too if none was fitted,
+            as where no score lies above the largest held-out one).
         detail: Why, in words and numbers: ``reason``, ``n_null``, ``excesses``, and per tested level the
             observed and the allowed count of held-out patients.
     """
@@ -57,7 +58,8 @@ def tail_p_values(scores: ArrayLike, null_scores: ArrayLike, *, folds: int = 5) 
     patients and predicts the rest; at each of the levels 10/n, 3/n, 1/n, 0.1/n, 0.01/n the pooled number of
     held-out patients with a p-value at or below it must not exceed the 95 % binomial bound (Bonferroni over
     the levels). Otherwise, or with fewer than 200 held-out patients, or if the scores are discrete, the
-    empirical p-values are returned.
+    empirical p-values are returned. Nor is a tail fitted or tested where no score lies above the largest
+    held-out one: the two are the same there.
 
     Guarantees:
         Empirical p-values are valid without assumption. Below 1 / (n + 1) validity rests on a tail that is
@@ -88,16 +90,14 @@ def tail_p_values(scores: ArrayLike, null_scores: ArrayLike, *, folds: int = 5) 
     n = len(null)
     p: Floats = (1.0 + n - np.searchsorted(null, s, side="left").astype(np.float64)) / (n + 1.0)
     detail: dict[str, object] = {"n_null": n}
-    reason = _unfit(null)
-    if not reason:
-        reason = _miscalibrated(null, folds, detail)
+    beyond = s > null[-1]
+    reason = "" if np.any(beyond) else "no score lies above the largest held-out one"
+    reason = reason or _unfit(null) or _miscalibrated(null, folds, detail)
     if reason:
         detail["reason"] = reason
         return TailPValues(p=p, method="empirical", resolution=1.0 / (n + 1), calibrated=False, detail=detail)
     resolution = 1.0 / (_REACH * (n + 1.0))
-    beyond = s > null[-1]
-    if np.any(beyond):
-        p[beyond] = np.clip(_Tail(null).p(s[beyond]), resolution, 1.0 / (n + 1.0))
+    p[beyond] = np.clip(_Tail(null).p(s[beyond]), resolution, 1.0 / (n + 1.0))
     detail |= {"reason": "calibrated on held-out folds", "excesses": _n_excesses(n)}
     return TailPValues(p=p, method="tail", resolution=resolution, calibrated=True, detail=detail)
 

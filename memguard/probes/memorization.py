@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memguard.attacks.aggregate import by_patient
-from memguard.attacks.conformal import adjusted_p, storey_share
+from memguard.attacks.conformal import adjusted_p, conformal_p_values, storey_share
 from memguard.attacks.estimate import Estimate
 from memguard.attacks.tail import tail_p_values
 from memguard.errors import HeldOutError, MemguardError
@@ -76,6 +76,7 @@ def memorization_probe(
     held_out_tokens: NDArray[np.integer],
     basis: Literal["train-time", "evaluated"],
     tested: NDArray[np.bool_] | None = None,
+    tail: bool = True,
     confidence: float = 0.95,
 ) -> Memorization:
     """From scores of records to tested patients.
@@ -93,6 +94,8 @@ def memorization_probe(
         basis: Where the members' losses come from.
         tested: ``(N,)`` records that may be flagged; a patient without one keeps p = 1, which is valid
             whatever rule chose the others. All when not given.
+        tail: Whether p-values may fall below 1 / (held-out patients + 1), where a model of the tail passes its
+            test; without it they are counted. `memorized_share` needs no more than that.
         confidence: Of the severity intervals.
 
     Returns:
@@ -137,8 +140,12 @@ def memorization_probe(
             "validate on at least 100 patients",
         )
     severity, null = gaps.nats_per_token, held.nats_per_token
-    tail = tail_p_values(severity, null)
-    p = tail.p.copy()
+    method: Literal["empirical", "tail"] = "empirical"
+    if tail:
+        extended = tail_p_values(severity, null)
+        p, method = extended.p.copy(), extended.method
+    else:
+        p = conformal_p_values(severity, null)
     if tested is not None:
         p[~np.isin(gaps.patient, patient[tested])] = 1.0
     side = (1 - confidence) / 2
@@ -156,8 +163,8 @@ def memorization_probe(
         tokens=gaps.tokens.astype(np.int64),
         fit_r=scores.fit_r,
         status=scores.status,
-        p_method=tail.method,
-        p_resolution=float(tail.resolution),
+        p_method=method,
+        p_resolution=1.0 / (null.size + 1.0),
         basis=basis,
         detail=_describe(scores),
     )

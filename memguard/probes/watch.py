@@ -211,7 +211,7 @@ class Watch:
         rows = np.flatnonzero(self.members.seen)
         try:
             # The sample is measured as the held-out patients are: its share needs no matched noise.
-            sampled, fit = self._score(at, self.sample, evaluated, sample_loss, held, "eval")
+            sampled, fit = self._score(at, self.sample, evaluated, sample_loss, held, "eval", tail=False)
             if sampled is None:
                 return None, None, fit, _no_fit(fit)
             if member_loss is None:
@@ -232,6 +232,8 @@ class Watch:
         sample_loss: Floats,
         held: Floats,
         mode: Literal["train", "eval"],
+        *,
+        tail: bool = True,
     ) -> tuple[Memorization | None, float]:
         """Score the members at ``rows`` by the losses given, or by their train-time ones; and the fit."""
         train_now = self.members.latest()[rows]
@@ -239,7 +241,8 @@ class Watch:
         now = train_now if loss is None else np.where(tested, loss[rows], train_now)
         mean = np.full(at + 1, np.nan)
         for epoch, value in self._held_out_mean.items():
-            mean[epoch] = value
+            if epoch == at or self._kept(epoch):
+                mean[epoch] = value
         traces, held_traces, sample_rows = [now], [held], [sample_loss]
         early = early_epoch(mean)
         if early < at:
@@ -276,8 +279,14 @@ class Watch:
             held_out_tokens=self.held_out.tokens,
             basis="train-time" if mode == "train" else "evaluated",
             tested=tested,
+            tail=tail,
         )
         return found, scores.fit_r
+
+    def _kept(self, epoch: int) -> bool:
+        """Whether both sides and the sample have losses of an epoch that is over; an empty one has none."""
+        sides = self.members.traces.epochs, self.held_out.traces.epochs, self._sample_rows
+        return all(epoch in side for side in sides)
 
     def candidates(self, last: Look, budget: int) -> Ints:
         """The members to evaluate with a budget: all, or the sample and those most likely memorized.

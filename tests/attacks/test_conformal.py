@@ -128,9 +128,9 @@ def test_tail_agrees_with_the_empirical_p_up_to_the_largest_null():
     rng = np.random.default_rng(4)
     null = rng.normal(size=500)
     scores = np.r_[np.linspace(-4, null.max(), 100), null]
-    result = tail_p_values(scores, null)
+    result = tail_p_values(np.r_[scores, null.max() + 1.0], null)
     assert result.method == "tail" and result.calibrated
-    assert result.p == pytest.approx(conformal_p_values(scores, null))
+    assert result.p[:-1] == pytest.approx(conformal_p_values(scores, null)) and result.p[-1] < 1 / 501
     far = tail_p_values(np.linspace(null.max(), 400, 500), null)
     assert np.all(np.diff(far.p) <= 1e-18) and far.p[-1] == far.resolution
     assert far.resolution == pytest.approx(1 / 50_100)
@@ -139,6 +139,17 @@ def test_tail_agrees_with_the_empirical_p_up_to_the_largest_null():
     assert tail_p_values([50.0 + 7, 90 + 7], 10 * null + 7).p == pytest.approx(
         tail_p_values([5.0, 9.0], null).p, rel=1e-6
     )
+
+
+def test_no_tail_is_fitted_where_none_is_used(monkeypatch):
+    null = np.random.default_rng(4).normal(size=500)
+    monkeypatch.setattr("memguard.attacks.tail._Tail", None)
+    result = tail_p_values(null, null)
+    assert (result.method, result.calibrated, result.resolution) == ("empirical", False, 1 / 501)
+    assert result.p.tolist() == conformal_p_values(null, null).tolist()
+    assert "above the largest" in str(result.detail["reason"])
+    with pytest.raises(TypeError):
+        tail_p_values([null.max() + 1e-9], null)
 
 
 def test_tail_falls_back_where_it_is_not_calibrated():
