@@ -93,6 +93,7 @@ def check(
         tempfile.TemporaryDirectory() as folder,
     ):
         watching.write_to(folder)
+        watching.on_problem = "raise"
         warnings.simplefilter("always")
         try:
             trainer = pl.Trainer(

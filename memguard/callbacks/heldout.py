@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from memguard.capture import Capture, Fetched, batch_content, fetch
-from memguard.errors import HeldOutError, MemguardError
+from memguard.errors import HeldOutError, IndexTrackingError, MemguardError
 
 __all__ = ["HeldOutSource"]
 
@@ -56,8 +56,10 @@ class HeldOutSource:
         elif isinstance(heldout, DataLoader):
             self._dataset, self._collate = heldout.dataset, heldout.collate_fn
             self._batch_size = heldout.batch_size or 64
+            _check_map_style(self._dataset)
         elif hasattr(heldout, "__getitem__") and hasattr(heldout, "__len__"):
             self._dataset = heldout
+            _check_map_style(heldout)
         else:
             raise MemguardError(
                 f"heldout of type {type(heldout).__name__}",
@@ -84,15 +86,16 @@ class HeldOutSource:
         """Its length.
 
         Raises:
-            HeldOutError: If there is no validation loader, or the data set has no length.
+            HeldOutError: If there is no validation loader.
+            IndexTrackingError: If the data set is a stream.
         """
         if self.free and self.dataloader_idx >= self.capture.tracker.n_loaders("val"):
             raise HeldOutError(
                 "no validation loader" + (f" number {self.dataloader_idx}" if self.dataloader_idx else ""),
                 "membership and memorization are measured against patients that the model never saw",
-                "give the run a validation loader, or pass heldout= with a DataLoader of held-out patients, or "
-                "heldout=None for traces alone",
+                "give the run a validation loader, or pass heldout= with a DataLoader of held-out patients",
             )
+        _check_map_style(self.dataset)
         if self.free:
             return self.capture.tracker.n_records("val", self.dataloader_idx)
         return len(self._dataset)
@@ -117,6 +120,17 @@ class HeldOutSource:
             _joined([c.loss.cpu().float().numpy() for c in captured], np.float32),
             _joined([c.tokens.cpu().numpy() for c in captured], np.int64),
             found,
+        )
+
+
+def _check_map_style(dataset: Any) -> None:
+    stream = isinstance(dataset, IterableDataset)
+    if stream or not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise IndexTrackingError(
+            f"held-out data of type {type(dataset).__name__}"
+            + (", an IterableDataset" if stream else " without __getitem__ and __len__"),
+            "its records have no positions, so their losses cannot be given to patients",
+            "give the validation loader a map-style dataset, or pass heldout= with one",
         )
 
 

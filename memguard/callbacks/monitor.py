@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import lightning.pytorch as pl
 import polars
 from typing_extensions import override
 
-from memguard.callbacks.gather import rank
+from memguard.callbacks.gather import n_ranks, rank
 from memguard.callbacks.opening import batch_key
 from memguard.callbacks.outputs import (
     OutputSettings,
@@ -89,8 +90,9 @@ class LeakageMonitor(pl.Callback):
             run's own: 0, none; .4 is enough for one that stops early. It trains on half of the held-out patients,
             and only the other half then stands for non-members in the flags.
         train_loader: Which training loader to watch, where there are several.
-        on_problem: What to do when records or losses of a step are uncertain: ``"raise"``; ``"warn"`` once and stop
-            watching; ``"auto"``, raise at the first step and warn later, when there is a training to lose.
+        on_problem: What to do when records or losses of a step are uncertain, or a look fails: ``"raise"``; ``"warn"``
+            once and stop watching; ``"auto"``, raise at the first step and warn later, when there is a training to
+            lose.
         seed: Of the member sample, the folds and the bootstraps.
 
     Raises:
@@ -174,6 +176,7 @@ class LeakageMonitor(pl.Callback):
         self._notes: list[str] = []
         self._last_look: Look | None = None
         self._initial: State | None = None
+        self._stopped = False
         self._clock = time.perf_counter()
 
     @property
@@ -245,16 +248,18 @@ class LeakageMonitor(pl.Callback):
         seen = self._capture.last_train
         if seen is None:
             return
-        self._open(trainer)
-        self._session.observe("train", seen)
-        if self._due_between(trainer, batch_idx):
-            self._look(trainer, pl_module, between=True)
+        with self._at_no_cost(trainer, early=trainer.global_step <= 1):
+            self._open(trainer)
+            self._session.observe("train", seen)
+            if self._due_between(trainer, batch_idx):
+                self._look(trainer, pl_module, between=True)
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is not None and not trainer.sanity_checking:
-            self._open(trainer)
-            self._session.begin_validation()
+            with self._at_no_cost(trainer):
+                self._open(trainer)
+                self._session.begin_validation()
 
     @override
     def on_validation_batch_end(
@@ -272,7 +277,8 @@ class LeakageMonitor(pl.Callback):
         if session.source.free and dataloader_idx == session.source.dataloader_idx:
             seen = self._capture.last_val(dataloader_idx)
             if seen is not None:
-                session.observe("held_out", seen)
+                with self._at_no_cost(trainer):
+                    session.observe("held_out", seen)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -280,26 +286,39 @@ class LeakageMonitor(pl.Callback):
             return
         self._session.held_step = trainer.global_step
         if self._where(trainer) == "validation" and self._due(trainer):
-            self._look(trainer, pl_module, whole=bool(trainer.is_last_batch))
+            with self._at_no_cost(trainer):
+                self._look(trainer, pl_module, whole=bool(trainer.is_last_batch))
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is None or self._session.watch is None:
             return
-        if self._where(trainer) == "train" and self._due(trainer):
-            self._look(trainer, pl_module, whole=True)
-        self._session.close_epoch(trainer.current_epoch, trainer.global_step)
+        with self._at_no_cost(trainer):
+            if self._where(trainer) == "train" and self._due(trainer):
+                self._look(trainer, pl_module, whole=True)
+            self._session.close_epoch(trainer.current_epoch, trainer.global_step)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is None or self._session.watch is None:
             return
+        with self._at_no_cost(trainer):
+            if not self._stopped:
+                self._look_last(trainer, pl_module)
+        if self._last_look is not None and rank() == 0:
+            self._finish(trainer, pl_module)
+
+    def _look_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at members as the held-out patients were looked at, and at all if nothing was looked at yet."""
+        assert self._session is not None
         start = time.perf_counter()
         if self._last_look is None:  # too short for a validation: look now
             first = self._session.look(
                 epoch=self._epoch(trainer), step=trainer.global_step, rank_members=True, evaluate=True
             )
-            if first is None or not first.coverage:
+            if first is None:  # a warning has said why
+                return
+            if not first.coverage:
                 _warn(
                     "training ended before any record was seen",
                     "there is no leakage number for this run",
@@ -308,17 +327,40 @@ class LeakageMonitor(pl.Callback):
                 return
             self._keep(first, start)
             start = time.perf_counter()
-        look, last = None, self._last_look
-        if last is not None and not getattr(trainer, "fast_dev_run", False):
-            if self._initial is not None:
-                self._session.train_reference(trainer, pl_module, self._initial, self.reference_budget)
-            look = self._session.final_look(
-                last, self.final_evaluation, epochs=trainer.current_epoch, step=trainer.global_step
-            )
+        assert self._last_look is not None
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        if self._initial is not None:
+            self._session.train_reference(trainer, pl_module, self._initial, self.reference_budget)
+        look = self._session.final_look(
+            self._last_look, self.final_evaluation, epochs=trainer.current_epoch, step=trainer.global_step
+        )
         if look is not None:
             self._keep(look, start)
-        if rank() == 0:
-            self._finish(trainer, pl_module)
+
+    @contextmanager
+    def _at_no_cost(self, trainer: pl.Trainer, *, early: bool = False) -> Iterator[None]:
+        """What fails in here ends the watch and not the training, unless that has hardly begun (``on_problem``)."""
+        try:
+            yield
+        except Exception as error:
+            refused = early and isinstance(error, MemguardError) and self.on_problem == "auto"
+            # Of several processes none can stop alone: the others would wait for it for ever.
+            if refused or self.on_problem == "raise" or n_ranks() > 1:
+                raise
+            if self._stopped:
+                return
+            self._stopped = True
+            why = str(error) if isinstance(error, MemguardError) else f"{type(error).__name__} in a look."
+            self._notes.append(f"The watch ended at step {trainer.global_step}: {why}")
+            if isinstance(error, MemguardError):
+                _warn(why, f"no further look is taken after step {trainer.global_step}", "")
+            else:
+                _warn(
+                    f"a look failed at step {trainer.global_step}:\n{traceback.format_exc()}",
+                    "training goes on, and monitor.curve holds what was measured before",
+                    "report this",
+                )
 
     @override
     def on_exception(
@@ -376,6 +418,8 @@ class LeakageMonitor(pl.Callback):
     ) -> None:
         """Measure, keep, log."""
         assert self._session is not None
+        if self._stopped:
+            return
         start = time.perf_counter()
         epoch = trainer.current_epoch + 1 if whole else self._epoch(trainer)
         step = trainer.global_step

@@ -11,6 +11,7 @@ import numpy as np
 
 from memguard.callbacks.heldout import HeldOutSource
 from memguard.capture import Capture
+from memguard.capture.order import has_own_order
 from memguard.errors import HeldOutError, IndexTrackingError, MemguardWarning
 from memguard.probes.sides import WatchSettings
 from memguard.probes.watch import Watch
@@ -67,6 +68,7 @@ def open_watch(
             "a sample of members is read again at each look, and coverage is a share of all records",
             "use a map-style dataset",
         )
+    _check_order(capture, source)
     members = resolve_patients(tracker.dataset("train"), tracker.n_records("train"), ours)
     n_held_out = source.n_records
     if n_held_out == 0:
@@ -79,6 +81,28 @@ def open_watch(
     if batch_key(record_to_patient) is None:
         check_sides(members, held_out, strict=strict)
     return Watch(members, held_out, settings, fingerprint=_fingerprint(members, held_out))
+
+
+def _check_order(capture: Capture, source: HeldOutSource) -> None:
+    """Refuse a collate function that sorts: a row would be taken for the record that was asked for there."""
+    if capture.tracker.record_ids is not None:
+        return
+    sides = {
+        "training": (
+            lambda rows: capture.fetch("train", rows, batch_size=2),
+            capture.tracker.n_records("train"),
+        )
+    }
+    if source.n_records:
+        sides["held-out"] = (lambda rows: source.windows(np.asarray(rows)), source.n_records)
+    for name, (batch_of, n_records) in sides.items():
+        if has_own_order(batch_of, n_records):
+            raise IndexTrackingError(
+                f"a collate function of the {name} loader that makes the same batch of two records in either order",
+                "it sorts them, so a loss would be given to the wrong record",
+                "keep the order of the samples and sort inside the module, or pass record_ids= with the name of an "
+                "entry of the batch that holds the positions",
+            )
 
 
 def check_sides(members: PatientMap, held_out: PatientMap, *, strict: bool = True) -> None:

@@ -14,11 +14,12 @@ from memguard.callbacks.gather import everybody, n_ranks, rank
 from memguard.callbacks.heldout import HeldOutSource
 from memguard.callbacks.opening import batch_key, check_sides, open_watch
 from memguard.capture import Capture, CapturedLoss, Fetched, Observation, collect
-from memguard.errors import MemguardError, MemguardWarning
+from memguard.errors import DataError, MemguardError, MemguardWarning
 from memguard.probes.sides import WatchSettings
 from memguard.probes.watch import Look, Watch
 from memguard.records.surrogate import MIN_HELD_OUT
 from memguard.references.early_stopped import State, mean_loss, train_reference
+from memguard.report.words import in_epochs
 
 __all__ = ["WatchSession"]
 
@@ -65,6 +66,7 @@ class WatchSession:
         self._sample_windows: tuple[Ints, Fetched] | None = None
         self._held_windows: Fetched | None = None
         self._held_now: Floats | None = None  # of the last validation, in full precision
+        self._without_held_out: list[float] = []
 
     def note(self, text: str) -> None:
         """Keep a caveat for the report, once."""
@@ -97,7 +99,18 @@ class WatchSession:
     # -- what steps reveal ---------------------------------------------------------------------------------
 
     def observe(self, side: SideName, seen: Observation) -> None:
-        """Keep the losses of a step; in the first epoch also what its records hold."""
+        """Keep the losses of a step; in the first epoch also what its records hold.
+
+        Raises:
+            DataError: If the batch lacks the entry that names the patients.
+        """
+        key = batch_key(self.record_to_patient)
+        if key is not None and seen.patient is None:
+            raise DataError(
+                f"a {side.replace('_', '-')} batch without an entry {key!r}",
+                "its losses cannot be given to patients",
+                "pass record_to_patient= with the name of an entry of every batch, or one id per record",
+            )
         watch = self.watch
         if watch is not None:
             store = (watch.members if side == "train" else watch.held_out).store
@@ -114,6 +127,7 @@ class WatchSession:
     def begin_validation(self) -> None:
         """Forget earlier held-out losses of this epoch: the last validation counts."""
         self._buffers["held_out"].clear()
+        self._held_now = None
         if self.watch is not None and self.source.free:
             self.watch.held_out.traces.merge([])
 
@@ -149,7 +163,7 @@ class WatchSession:
             return
         self.merge_ranks()
         if np.isfinite(self.watch.held_out.traces.current).any():
-            self._held_now = self.watch.held_out.latest().copy()
+            self._held_now = self.watch.held_out.traces.current.copy()
         self.watch.close_epoch(epoch, step)
 
     # -- looking -------------------------------------------------------------------------------------------
@@ -174,7 +188,7 @@ class WatchSession:
             self.held_step = step
         self.merge_ranks()
         if not np.isfinite(watch.held_out.traces.current).any():
-            self._warn_no_held_out()
+            self._warn_no_held_out(epoch)
             return None
         look = watch.look(epoch=epoch, step=step, sample_loss=self._sample_loss(), rank=rank_members)
         if watch.contents.copies:
@@ -210,7 +224,7 @@ class WatchSession:
             step: Optimizer steps taken.
 
         Returns:
-            ``None`` where the budget is zero.
+            ``None`` where the budget is zero, or no loss is a number any more: the look before stands.
         """
         watch = self.watch
         if watch is None or final_evaluation is False:
@@ -223,11 +237,15 @@ class WatchSession:
         if rows.size == 0:
             return None
         # Not the snapshot's: rounded losses against exact ones put all the small ones on the wrong side.
-        held = self._held_now
+        held = self._held_now if self._held_now is not None else watch.held_out.traces.current
         if self.held_step != step:
             held = self._held_out_losses(self.source.windows(_mine(np.arange(self.source.n_records))))
+        if not np.isfinite(held).any():
+            return None
         sample_loss = self._sample_loss()
         members = self._member_losses(self.capture.fetch("train", _mine(rows)))
+        if not np.isfinite(members).any():
+            return None
         look = watch.look(
             epoch=epochs, step=step, sample_loss=sample_loss, held_out_loss=held, member_loss=members
         )
@@ -343,8 +361,11 @@ class WatchSession:
         side.traces.merge([])
         side.add(positions, loss, tokens)
 
-    def _warn_no_held_out(self) -> None:
-        self.note("Validation gave no loss per record, so there is no membership number.")
+    def _warn_no_held_out(self, epoch: float) -> None:
+        said = ": validation gave no loss per record, so there is no membership number."
+        self._without_held_out.append(epoch)
+        self.notes[:] = [note for note in self.notes if not note.endswith(said)]
+        self.note(in_epochs(self._without_held_out) + said)
         warnings.warn(
             MemguardWarning(
                 "no loss of a held-out record was seen in validation",

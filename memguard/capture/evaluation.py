@@ -72,7 +72,7 @@ def evaluate(
             batch = _to_device(trainer, module, _copied(batch), dataloader_idx)
             with _precision(trainer):
                 if override is not None:
-                    captured = from_override(override(module, batch), batch_size=size)
+                    captured = from_override(_called(override, module, batch), batch_size=size)
                 else:
                     with LossCapture() as seen:
                         returned = module.validation_step(*_arguments(module, batch, number, dataloader_idx))
@@ -123,7 +123,18 @@ def override_of(module: Any, given: PerRecordLoss | None) -> PerRecordLoss | Non
 def run_override(override: PerRecordLoss, module: Any, batch: Any, batch_size: int | None) -> CapturedLoss:
     """Call a user's ``per_record_loss`` without leaving a trace on the module or on randomness."""
     with untouched(module):
-        return from_override(override(module, batch), batch_size=batch_size)
+        return from_override(_called(override, module, batch), batch_size=batch_size)
+
+
+def _called(override: PerRecordLoss, module: Any, batch: Any) -> Any:
+    try:
+        return override(module, batch)
+    except Exception as error:
+        raise AmbiguousLossError(
+            f"per_record_loss failed with {error!r}",
+            "the losses of the batch are not known",
+            "give per_record_loss= a function (module, batch) that takes every batch of the run",
+        ) from error
 
 
 def _has_validation_step(module: Any) -> bool:

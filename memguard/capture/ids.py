@@ -177,7 +177,12 @@ class IndexTracker:
     def _given(self, batch: Any, stage: Stage) -> Positions:
         source = self.record_ids
         if callable(source):
-            ids = source(batch)
+            try:
+                ids = source(batch)
+            except Exception as error:
+                raise IndexTrackingError(
+                    f"the function record_ids failed with {error!r}", "records cannot be told apart", _FIX
+                ) from error
         else:
             assert source is not None
             ids = entry_of(batch, source)

@@ -15,7 +15,7 @@ from memguard.capture.fetch import Fetched, fetch
 from memguard.capture.ids import IndexTracker, Positions, RecordIds, Stage, entry_of
 from memguard.capture.losses import CapturedLoss
 from memguard.capture.steps import StepCapture
-from memguard.errors import MemguardError, MemguardWarning
+from memguard.errors import IndexTrackingError, MemguardError, MemguardWarning
 
 __all__ = ["Capture", "Observation", "collect"]
 
@@ -243,7 +243,22 @@ class Capture:
                 dataset, size = _WholeBatches(dataset), batch_size or 64
             else:
                 collate, size = _only(collate), 1
-        return fetch(dataset, positions, collate, size)
+        found = fetch(dataset, positions, collate, size)
+        if self.tracker.record_ids is not None:  # the collate function may have an order of its own
+            found.positions = [
+                self._named(batch, at, stage) for batch, at in zip(found, found.positions, strict=True)
+            ]
+        return found
+
+    def _named(self, batch: Any, asked: Positions, stage: Stage) -> Positions:
+        given = self.tracker.positions(batch, stage=stage)
+        if not np.array_equal(np.sort(given), np.sort(asked)):
+            raise IndexTrackingError(
+                f"record_ids gives other positions than those of the {len(asked)} {stage} records that were read",
+                "the losses that a look measures would belong to other records",
+                "give for each record of the batch the index that the dataset's __getitem__ takes",
+            )
+        return given
 
     def _observe(self, found: tuple[Positions, CapturedLoss, Any]) -> Observation:
         positions, captured, batch = found

@@ -80,7 +80,7 @@ class HashedIds:
             _warn(
                 f"the key file {path} cannot be used ({_reason(error)})",
                 "hashed patient ids of this run will not match those of another run",
-                "make the folder writable, or delete the damaged key file, or pass key=",
+                "make the folder writable, choose another one (dirpath= of the monitor), or delete a damaged key file",
             )
             return cls()
         hashed.source = f"{KEY_FILE} in the output folder"
@@ -136,7 +136,7 @@ def write_private(path: str | Path, content: bytes | str | pl.DataFrame) -> Path
         _warn(
             f"{path} was not written ({_reason(error)})",
             "training goes on, and this result is only in memory",
-            "free space or choose another output folder, then save again",
+            "free space, or choose another output folder (dirpath= of the monitor)",
         )
         return None
     return path

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.text import count, estimate, percent
 
-__all__ = ["does_not_show", "shows", "unranked"]
+__all__ = ["does_not_show", "in_epochs", "shows", "unranked"]
 
 
 def shows(report: WatchReport) -> list[tuple[str, str]]:
@@ -135,18 +135,27 @@ def unranked(curve: Sequence[CurvePoint]) -> list[str]:
     for points in reasons.values():
         last = points[-1]
         number = "" if len({p.refused for p in points}) == 1 else f"; the number is of epoch {last.epoch:g}"
-        epochs = sorted({int(p.epoch) for p in points})
-        name = "Epoch" if len(epochs) == 1 else "Epochs"
-        said.append(f"{name} {_runs(epochs)}: nobody is ranked ({last.refused.rstrip('.')}{number}).")
+        epochs = in_epochs(point.epoch for point in points)
+        said.append(f"{epochs}: nobody is ranked ({last.refused.rstrip('.')}{number}).")
     return said
 
 
-def _runs(numbers: Sequence[int]) -> str:
-    """Rising whole numbers, neighbours drawn together: ``1 to 3, 7``."""
+def in_epochs(epochs: Iterable[float]) -> str:
+    """Whole epochs in words, neighbours drawn together.
+
+    Args:
+        epochs: Their numbers, in any order.
+
+    Example:
+        >>> in_epochs([4]), in_epochs([2, 1, 3, 7, 7])
+        ('Epoch 4', 'Epochs 1 to 3, 7')
+    """
+    numbers = sorted({int(epoch) for epoch in epochs})
     runs: list[list[int]] = []
     for one in numbers:
         if runs and one == runs[-1][-1] + 1:
             runs[-1].append(one)
         else:
             runs.append([one])
-    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    said = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    return f"{'Epoch' if len(numbers) == 1 else 'Epochs'} {said}"
