@@ -9,6 +9,21 @@ from memguard.attacks.conformal import (
     conformal_p_values,
     storey_share,
 )
+from memguard.attacks.epsilon import (
+    Bonferroni,
+    EpsilonBound,
+    Explicit,
+    SequentialEpsilon,
+    Split,
+    Weighted,
+    epsilon_clopper_pearson,
+    epsilon_f_dp,
+    epsilon_gdp,
+    epsilon_one_run,
+    epsilon_sequential,
+    gaussian_delta,
+    gaussian_epsilon,
+)
 from memguard.attacks.estimate import Estimate
 from memguard.attacks.membership import (
     Roc,
@@ -23,16 +38,29 @@ from memguard.attacks.tail import TailPValues, tail_p_values
 from memguard.attacks.traces import best_minus_final, last_seen, lt_iqr
 
 __all__ = [
+    "Bonferroni",
+    "EpsilonBound",
     "Estimate",
+    "Explicit",
     "PatientTotals",
     "Roc",
+    "SequentialEpsilon",
+    "Split",
     "TailPValues",
+    "Weighted",
     "adjusted_p",
     "auc",
     "benjamini_hochberg",
     "best_minus_final",
     "by_patient",
     "conformal_p_values",
+    "epsilon_clopper_pearson",
+    "epsilon_f_dp",
+    "epsilon_gdp",
+    "epsilon_one_run",
+    "epsilon_sequential",
+    "gaussian_delta",
+    "gaussian_epsilon",
     "last_seen",
     "loss_gap",
     "lt_iqr",
