@@ -1,6 +1,6 @@
 """The MIMIC-IV demo, 100 real hospital patients in MEDS form: several records a patient, and few patients.
 
-    python -m recipes.mimic_demo                       # a minute or two on two cores
+    python -m recipes.mimic_demo                       # a minute and a half of one core
 
 Hospital stays are long, so each patient gives many records: windows of 64 codes. Losses are per record,
 privacy is owed per patient: `patient_ids` says which records belong together, and every interval counts

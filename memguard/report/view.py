@@ -65,6 +65,7 @@ def page_context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> d
     return {
         "report": report,
         "units": f"{report.unit}s",
+        "by_token": report.loss_unit != "nats/record",  # else each record counts one
         "verdict": verdict(report),
         "tiles": _tiles(report),
         "curve_svg": to_svg(

@@ -139,6 +139,17 @@ def test_aggregates_only_has_no_patient():
 
 
 @pytest.mark.usefixtures("_no_figures")
+def test_tokens_are_shown_where_losses_are_counted_by_token():
+    for unit, columns in (("nats/token", 15), ("nats/record", 14)):
+        page = render_page(report(loss_unit=unit), flags(9, 3, 1))
+        table = page[page.index('id="flagged"') : page.index('id="rates"')]
+        assert len(re.findall(r'<th scope="col"', table)) == columns
+        assert sum(int(n) for n in re.findall(r'colspan="(\d+)"', table)) == columns
+        row = table[table.index('class="start id"') :]
+        assert row[: row.index("</tr>")].count("<td") == columns - 1
+
+
+@pytest.mark.usefixtures("_no_figures")
 def test_small_cells_of_people_are_suppressed():
     frame = flags().with_columns(rarest_code_patients=pl.lit(3), equivalence_class=pl.lit(4))
     page = render_page(report(curve=[point(3, flagged_patients=2)]), frame, top=1)
