@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from memguard.attacks._bavaria import bavaria
+from memguard.attacks._lira import lira
+from memguard.attacks._reference import ReferenceScores
+from memguard.attacks._rmia import rmia
 from memguard.attacks.aggregate import PatientTotals, by_patient
 from memguard.attacks.conformal import (
     adjusted_p,
@@ -34,6 +38,7 @@ from memguard.attacks.membership import (
     supported_fprs,
     tpr_at_fpr,
 )
+from memguard.attacks.scores import attack_r, logit_scale, loss_score, min_k_percent
 from memguard.attacks.tail import TailPValues, tail_p_values
 from memguard.attacks.traces import best_minus_final, last_seen, lt_iqr
 
@@ -43,13 +48,16 @@ __all__ = [
     "Estimate",
     "Explicit",
     "PatientTotals",
+    "ReferenceScores",
     "Roc",
     "SequentialEpsilon",
     "Split",
     "TailPValues",
     "Weighted",
     "adjusted_p",
+    "attack_r",
     "auc",
+    "bavaria",
     "benjamini_hochberg",
     "best_minus_final",
     "by_patient",
@@ -62,9 +70,14 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "last_seen",
+    "lira",
+    "logit_scale",
     "loss_gap",
+    "loss_score",
     "lt_iqr",
+    "min_k_percent",
     "required_held_out",
+    "rmia",
     "roc",
     "storey_share",
     "supported_fprs",

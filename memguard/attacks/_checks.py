@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memguard.errors import MemguardError
 
-__all__ = ["Floats", "finite", "labels", "patient_codes", "share"]
+__all__ = ["Floats", "choice", "finite", "labels", "patient_codes", "probabilities", "share"]
 
 Floats = NDArray[np.float64]
 
@@ -114,3 +114,38 @@ def share(value: float, name: str) -> float:
             f"{name} = {value!r}", "it is a share, strictly between 0 and 1", f"pass {name} in (0, 1)"
         )
     return number
+
+
+def choice(value: str, name: str, allowed: tuple[str, ...]) -> str:
+    """``value`` if it is one of the words allowed.
+
+    Example:
+        >>> choice("mean", "statistic", ("mean", "median"))
+        'mean'
+    """
+    if value not in allowed:
+        words = ", ".join(repr(word) for word in allowed)
+        raise MemguardError(
+            f"{name} = {value!r}", "it names no definition of this score", f"pass {name} as one of {words}"
+        )
+    return value
+
+
+def probabilities(values: ArrayLike, name: str) -> Floats:
+    """``values`` as float64 of any shape (float32 is kept), all of them in [0, 1].
+
+    Example:
+        >>> probabilities([0.0, 0.5], "target")
+        array([0. , 0.5])
+    """
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        array = array.astype(np.float64)
+    if array.size and not (array.min() >= 0.0 and array.max() <= 1.0):
+        bad = array.size - int(np.count_nonzero((array >= 0.0) & (array <= 1.0)))
+        raise MemguardError(
+            f"{bad} of {array.size} values in {name} are NaN or outside [0, 1]",
+            "a ratio of them would be no ratio of probabilities",
+            f"pass probabilities in {name}, not logits or losses",
+        )
+    return array
