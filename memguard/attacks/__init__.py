@@ -6,6 +6,7 @@ from memguard.attacks._bavaria import bavaria
 from memguard.attacks._lira import lira
 from memguard.attacks._reference import ReferenceScores
 from memguard.attacks._rmia import rmia
+from memguard.attacks.advantage import membership_advantage
 from memguard.attacks.aggregate import PatientTotals, by_patient
 from memguard.attacks.conformal import (
     adjusted_p,
@@ -29,6 +30,7 @@ from memguard.attacks.epsilon import (
     gaussian_epsilon,
 )
 from memguard.attacks.estimate import Estimate
+from memguard.attacks.exposure import ExposureResult, exposure
 from memguard.attacks.membership import (
     Roc,
     auc,
@@ -38,6 +40,7 @@ from memguard.attacks.membership import (
     supported_fprs,
     tpr_at_fpr,
 )
+from memguard.attacks.risk import tnr_at_fnr
 from memguard.attacks.scores import attack_r, logit_scale, loss_score, min_k_percent
 from memguard.attacks.tail import TailPValues, tail_p_values
 from memguard.attacks.traces import best_minus_final, last_seen, lt_iqr
@@ -47,6 +50,7 @@ __all__ = [
     "EpsilonBound",
     "Estimate",
     "Explicit",
+    "ExposureResult",
     "PatientTotals",
     "ReferenceScores",
     "Roc",
@@ -67,6 +71,7 @@ __all__ = [
     "epsilon_gdp",
     "epsilon_one_run",
     "epsilon_sequential",
+    "exposure",
     "gaussian_delta",
     "gaussian_epsilon",
     "last_seen",
@@ -75,6 +80,7 @@ __all__ = [
     "loss_gap",
     "loss_score",
     "lt_iqr",
+    "membership_advantage",
     "min_k_percent",
     "required_held_out",
     "rmia",
@@ -82,5 +88,6 @@ __all__ = [
     "storey_share",
     "supported_fprs",
     "tail_p_values",
+    "tnr_at_fnr",
     "tpr_at_fpr",
 ]
