@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from memguard.attacks._checks import Floats, finite, labels, share
 from memguard.errors import MemguardError
@@ -38,7 +38,7 @@ def canaries(
             f"delta = {delta!r}", "it is the probability with which epsilon may fail", "pass delta in [0, 1)"
         )
     inside = int(np.count_nonzero(truth))
-    if coins and stats.binomtest(inside, len(truth), 0.5).pvalue < _FAIR:
+    if coins and 2 * special.bdtr(min(inside, len(truth) - inside), len(truth), 0.5) < _FAIR:
         raise MemguardError(
             f"{inside} of {len(truth)} canaries were included",
             "the bound rests on a fair coin for each canary, and these were not fair",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ def weighted_bound(
     rule: Weighted,
     slack: int,
     left: float,
+    above: float = 0.0,
 ) -> EpsilonBound:
     """The bound from weighed guesses, of one test among those that share the payment for delta.
 
@@ -105,8 +107,11 @@ def weighted_bound(
         rule: How the sides share the error.
         slack: Canaries that delta may give away.
         left: Error that this test may spend, delta paid.
+        above: Only a larger bound is of interest; less work is done where there is none.
     """
-    epsilon, guesses, correct = best_side(scores, included, left, rule, slack) if left > 0 else (0.0, 0, 0)
+    epsilon, guesses, correct = (
+        best_side(scores, included, left, rule, slack, above) if left > 0 else (0.0, 0, 0)
+    )
     possible = left > 0 and len(scores) > slack
     largest = all_right(len(scores) - slack, left * rule.sides()[0][1], 0.0) if possible else 0.0
     return EpsilonBound(
@@ -159,6 +164,7 @@ def _at_least(v: int | NDArray[np.int64], n: int, p: float) -> Any:
     return np.where(np.asarray(v) > 0, special.bdtrc(np.maximum(v, 1) - 1, n, p), 1.0)
 
 
+@lru_cache(maxsize=256)
 def all_right(n: int, level: float, delta: float) -> float:
     """What n canaries can certify: every one guessed on, every guess right."""
     return refuted(lambda e: one_run_p_value(n, n, n, e, delta), level)

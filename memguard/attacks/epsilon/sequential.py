@@ -142,7 +142,8 @@ class SequentialEpsilon:
             )
         values, truth = canaries(scores, included, self.delta, self.confidence, coins=True)
         slack, left = delta_slack(len(values), self.delta, level)  # one payment for all looks
-        return weighted_bound(values, truth, self.delta, self.confidence, rule, slack, left * share)
+        known = 0.0 if self.bound is None else self.bound.epsilon
+        return weighted_bound(values, truth, self.delta, self.confidence, rule, slack, left * share, known)
 
 
 def epsilon_sequential(

@@ -31,10 +31,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, special
+from scipy import fft, optimize, special
 
 from memguard.attacks._checks import Floats
-from memguard.attacks.epsilon._search import refuted
 from memguard.attacks.epsilon.thresholds import mid_ranks
 from memguard.errors import MemguardError
 
@@ -46,6 +45,7 @@ Ints = NDArray[np.int64]
 _LEVELS = 12  # distinct weights
 _CELLS = np.concatenate([np.arange(1, 13) * 0.25, np.arange(7, 13) * 0.5, np.arange(7, 31) * 1.0])
 _CUTS = (1.0, 0.5, 0.25, 0.1, 0.03)  # where weights are cut off, as a share of the largest
+_XTOL = 1e-7
 _FOR_DELTA = 0.25  # share of the error that may go to delta
 _SKETCH = 256  # canaries that stand for all when the shift is chosen
 
@@ -102,7 +102,12 @@ def delta_slack(n: int, delta: float, level: float) -> tuple[int, float]:
 
 
 def best_side(
-    scores: Floats, included: NDArray[np.bool_], level: float, rule: Weighted, slack: int
+    scores: Floats,
+    included: NDArray[np.bool_],
+    level: float,
+    rule: Weighted,
+    slack: int,
+    above: float = 0.0,
 ) -> tuple[float, int, int]:
     """The bound, with the guesses that had a weight in the decisive test and how many of them were right.
 
@@ -112,6 +117,7 @@ def best_side(
         level: Error that all sides may spend together, delta paid.
         rule: How they share it.
         slack: Canaries that delta may give away.
+        above: Only a larger bound is of interest; 0 comes back where there is none.
     """
     rank = mid_ranks(scores)
     normal = special.ndtri(rank)
@@ -119,8 +125,10 @@ def best_side(
     for side, part in rule.sides():
         upper, lower = (rank > 0.5) & (side != "out"), (rank < 0.5) & (side != "in")
         used = upper | lower
-        right = np.where(upper, included, ~included)[used]
-        found, weights = _refuted(np.abs(normal[used]), right, level * part, slack, best)
+        extreme, right = np.abs(normal[used]), np.where(upper, included, ~included)[used]
+        order = np.argsort(extreme, kind="stable")
+        right = right[order]
+        found, weights = _refuted(extreme[order], right, level * part, slack, max(best, above))
         if found > best or guesses == 0:
             best = max(found, best)
             guesses, correct = int((weights > 0).sum()), int(right[weights > 0].sum())
@@ -130,19 +138,25 @@ def best_side(
 def _refuted(
     extreme: Floats, right: NDArray[np.bool_], level: float, slack: int, above: float
 ) -> tuple[float, Ints]:
-    """Largest epsilon below which every cell is refuted; 0 where it is known not to exceed ``above``."""
+    """Largest epsilon below which every cell is refuted; 0 where it is known not to exceed ``above``.
+
+    ``extreme`` rises, and ``right`` goes with it.
+    """
     weights = np.zeros(len(right), np.int64)
     if len(right) == 0:
         return 0.0, weights
-    key = extreme.tobytes()
+    key, about = (
+        extreme.tobytes(),
+        2.0 ** round(math.log2(level)),
+    )  # weights for about this level serve as well
     if above > 0:  # the cell in which the bound of another side lies must be refuted beyond that bound
         cell = _CELLS[min(int(np.searchsorted(_CELLS, above, side="right")), len(_CELLS) - 1)]
-        weights = _weights(key, float(cell), level, slack)
+        weights = _weights(key, float(cell), about, slack)
         if weighted_p_value(weights, right, above, slack) > level:
             return 0.0, weights
     low = 0.0
     for high in _CELLS.tolist():
-        weights = _weights(key, high, level, slack)
+        weights = _weights(key, high, about, slack)
         if weighted_p_value(weights, right, high, slack) > level:
             break
         low = high
@@ -150,10 +164,14 @@ def _refuted(
         return low, weights
     if weighted_p_value(weights, right, low, slack) > level:
         return low, weights
-    return refuted(lambda e: weighted_p_value(weights, right, e, slack), level, low, high), weights
+    # inside a cell the p-value is smooth and rising; one step back, so that what is returned is refuted
+    root = optimize.brentq(
+        lambda e: weighted_p_value(weights, right, e, slack) - level, low, high, xtol=_XTOL
+    )
+    return max(low, float(root) - 2 * _XTOL), weights
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=192)
 def _weights(key: bytes, epsilon: float, level: float, slack: int) -> Ints:
     """Whole weights for testing ``epsilon``, 0 to 12, chosen for the weakest signal that the test could still decide.
 
@@ -162,15 +180,14 @@ def _weights(key: bytes, epsilon: float, level: float, slack: int) -> Ints:
     the ranks alone, which without ties are the same at every look: hence the cache.
 
     Args:
-        key: The normal scores, as bytes.
+        key: The normal scores, rising, as bytes.
         epsilon: At the upper end of the cell.
-        level: Of the test.
+        level: Of the test, about.
         slack: Canaries that delta may give away.
     """
     extreme = np.frombuffer(key, np.float64)
-    order = np.sort(extreme)
-    sketch = order[((np.arange(_SKETCH) + 0.5) / _SKETCH * len(order)).astype(np.int64)]
-    each, p = len(order) / _SKETCH, float(special.expit(epsilon))
+    sketch = extreme[((np.arange(_SKETCH) + 0.5) / _SKETCH * len(extreme)).astype(np.int64)]
+    each, p = len(extreme) / _SKETCH, float(special.expit(epsilon))
     quantile, strongest = -float(special.ndtri(level)), float(sketch[-1])
     if strongest <= 0.0:
         return np.zeros(len(extreme), np.int64)
@@ -235,9 +252,13 @@ def _tail(counts: tuple[int, ...], p: float) -> tuple[Floats, int]:
     mean, deviation = p * total, float(np.sqrt((w**2 * k).sum() * p * (1 - p)))
     size = fft.next_fast_len(min(total + 1, int(24 * deviation) + 60 * int(w.max()) + 1), real=True)
     first = 0 if size > total else max(0, min(int(mean) - size // 2, total + 1 - size))
-    angle = 2 * np.pi / size * np.arange(size // 2 + 1)
-    log_phi = (k[:, None] * np.log1p(p * np.expm1(-1j * w[:, None] * angle))).sum(axis=0)
-    mass = fft.irfft(np.exp(log_phi), n=size)
+    angle = np.outer(w, 2 * np.pi / size * np.arange(size // 2 + 1))
+    # log of 1 - p + p exp(-i angle), by its modulus (1 - 2 p (1 - p) (1 - cos)) and its argument
+    sine = np.sin(angle / 2)
+    with np.errstate(divide="ignore"):  # a modulus of 0 has the logarithm -inf, and comes back as 0
+        modulus = k @ (0.5 * np.log1p(np.maximum(-4 * p * (1 - p) * sine**2, -1.0)))
+    argument = k @ np.arctan2(-p * np.sin(angle), 1 - 2 * p * sine**2)
+    mass = fft.irfft(np.exp(modulus) * (np.cos(argument) + 1j * np.sin(argument)), n=size)
     mass = np.maximum(np.roll(mass, -(first % size)), 0.0)
     tail: Floats = np.cumsum(mass[::-1])[::-1]
     return tail, first
