@@ -1,6 +1,6 @@
 """A small next-code transformer on real patients (NAFLD), watched while it trains.
 
-    python -m recipes.nafld_next_code                  # about two minutes on two cores
+    python -m recipes.nafld_next_code                  # about two minutes of one core
     python -m recipes.nafld_next_code --epochs 6       # stop near the best held-out epoch
 
 The model, the data set and the loader know nothing of memguard: one callback is added to the Trainer, and
