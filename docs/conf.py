@@ -43,7 +43,7 @@ def _write_api() -> None:
     pages.mkdir(exist_ok=True)
     for old in pages.glob("*.md"):
         old.unlink()
-    rooms = ["callbacks", "probes", "report", "references", "capture", "records", "attacks"]
+    rooms = ["callbacks", "probes", "report", "references", "metrics", "capture", "records", "attacks"]
     front = [file for file in sorted(package.glob("*.py")) if not file.stem.startswith("_")]
     groups = {room: sorted((package / room).glob("[!_]*.py")) for room in rooms} | {"front": front}
     for room, files in groups.items():

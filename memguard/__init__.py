@@ -22,9 +22,13 @@ _HOMES = {
     "MemguardWarning": "memguard.errors",
     "check": "memguard.preflight",
 }
+# So that ``memguard.metrics.MembershipAUROC`` works after ``import memguard`` alone.
+_ROOMS = ("attacks", "metrics")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"memguard.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import inspect
 import re
@@ -81,6 +82,15 @@ def test_metric_keys_in_the_text_are_logged():
     for page in PAGES:
         for key in re.findall(r"memguard/([a-z_]{5,})(?=[`:}\"])", page.read_text(encoding="utf-8")):
             assert re.search(rf"\b{key.removesuffix('_')}", source), f"{page.name}: memguard/{key}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "pycon")], ids=name)
+def test_examples_say_what_the_page_says(page: Path):
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    example = doctest.DocTestParser().get_doctest(
+        "\n".join(blocks(page, "pycon")), {}, page.name, str(page), 0
+    )
+    assert runner.run(example).attempted > 0 and runner.summarize(verbose=False).failed == 0
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)

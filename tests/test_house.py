@@ -161,3 +161,12 @@ def test_what_the_front_door_offers_is_there():
         message = f"the module of that name hides memguard.{name}: give the module another name"
         assert not inspect.ismodule(getattr(memguard, name)), message
     assert "LeakageMonitor" in memguard.__all__
+
+
+def test_rooms_open_from_the_front_door():
+    code = (
+        "import sys, memguard; early = [n for n in sys.modules if n.startswith('memguard.')];"
+        "print(early, memguard.metrics.MembershipAUROC.__name__, memguard.attacks.auc.__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.split("\n")[0] == "[] MembershipAUROC auc"
