@@ -46,9 +46,9 @@ def simulated(
 
 
 def measured(target, reference, mask, member, population) -> dict[str, tuple[float, float]]:
-    """AUC and TPR at 1 % FPR of each attack, on the records that have IN and OUT models."""
+    """AUC and TPR at 1 % FPR of each attack, judged on the records that have IN and OUT models."""
     seen = mask.any(0) & ~mask.all(0)
-    arrays = (target[seen], reference[:, seen], mask[:, seen])
+    arrays = (target, reference, mask)
     attacks = {
         "LiRA pooled": lambda: lira(*arrays),
         "LiRA per record": lambda: lira(*arrays, variance="per_record"),
@@ -66,8 +66,10 @@ def measured(target, reference, mask, member, population) -> dict[str, tuple[flo
     out = {}
     for name, attack in attacks.items():
         try:
-            score = attack().score
+            score = attack().score[seen]
         except ResolutionError:
+            continue
+        if np.isnan(score).all():
             continue
         score = np.where(np.isnan(score), np.nanmedian(score), score)  # no opinion
         truth = member[seen]

@@ -133,7 +133,11 @@ def fit_prior(m: Moments) -> Prior:
     pooled = _pooled(m, gap[both])
     free = np.maximum(m.n_in - 1, 0) + np.maximum(m.n_out - 1, 0)
     square = m.square_in / pooled[0] + m.square_out / pooled[1]
-    freedom, unit = _fit_variances(square, free)
+    if free.any():
+        freedom, unit = _fit_variances(square, free)
+    else:  # all that scatters are the differences themselves
+        off = gap - np.median(gap[both])
+        freedom, unit = _fit_variances(off**2 / (pooled[0] + pooled[1]), both.astype(np.float64))
     # what a gap may depend on: how far the record's scores scatter, and where they lie
     log_spread = np.log((freedom * unit + square) / (freedom + free)) / 2
     half = gap[both].mean() / 2

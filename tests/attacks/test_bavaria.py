@@ -176,6 +176,17 @@ def test_two_complementary_models_are_enough():
     assert found.n_missing == 0 and auc(found, member).value > 0.85
 
 
+def test_complementary_models_still_show_that_records_differ():
+    target, reference, mask, member = planted(9, 2, 20_000, gap="same")
+    half = mask.sum(axis=0) == 1  # no record has a second model of either kind: no variance within a record
+    ours = bavaria(target[half], reference[:, half], mask[:, half]).score
+    difference = target[half] - reference[:, half].mean(axis=0)
+    assert auc(ours, member[half]).value > auc(difference, member[half]).value
+    high = [tpr_at_fpr(s, member[half], 0.01).value for s in (ours, difference)]
+    assert high[0] > high[1]
+    assert fit_prior(moments(reference[:, half], mask[:, half])).freedom < 20
+
+
 def test_constant_scores_do_not_crash():
     assert np.isfinite(
         bavaria([0.0, 1.0, 0.0], np.zeros((4, 3)), [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]).score

@@ -49,11 +49,12 @@ def case(seed, n=50, z=31, k=6):
 def test_equals_the_loop_with_ties_and_unbalanced_masks(seed, gamma, a):
     arrays = case(seed)
     found = rmia(*arrays, gamma=gamma, offline_a=a)
-    expected, _ = naive(*arrays, gamma, a)
-    # means are sums in another order: where a ratio meets its bar to the last bit it may fall on either side
-    np.testing.assert_allclose(found.score, expected, atol=2.1 / 31)
-    agree = np.nan_to_num(found.score, nan=-1) == np.nan_to_num(expected, nan=-1)
-    assert agree.mean() > 0.9
+    # means are sums in another order: a ratio that meets its bar to the last bit may fall on either side
+    expected, _ = naive(*arrays, gamma * (1 + 1e-12), a)
+    most, _ = naive(*arrays, gamma * (1 - 1e-12), a)
+    known = ~np.isnan(expected)
+    assert np.array_equal(found.known, known)
+    assert np.all(expected[known] <= found.score[known]) and np.all(found.score[known] <= most[known])
     assert found.n_missing == np.count_nonzero(np.isnan(expected))
 
 
