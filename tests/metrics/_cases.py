@@ -36,9 +36,9 @@ def records(n=400, seed=0):
 
 
 def feed(metric, name, rows, *, grouped=False, size=37):
-    """``rows`` of the records in batches of ``size``."""
+    """``rows`` of the records in batches of ``size``; without rows no update at all."""
     preds, target, groups = records()
-    for batch in torch.as_tensor(rows, dtype=torch.int64).split(size):
+    for batch in torch.as_tensor(rows, dtype=torch.int64).split(size) if len(rows) else ():
         extra = {"groups": groups[batch]} if grouped and name in GROUPED else {}
         metric.update(preds[batch], target[batch], **extra)
 
