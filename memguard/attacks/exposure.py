@@ -83,7 +83,8 @@ def exposure(
       5 % each: its middle by Kolmogorov and Smirnov with parameters from a random half (with parameters from
       the same values the test would hardly ever reject; Stephens, J. R. Stat. Soc. B 40, 1978), its left tail
       by the number of left-out alternatives at or below its quantiles of 10/R to 0.01/R. Where it does not
-      hold, or there are fewer than 200 alternatives, the empirical number is given and ``fits`` is False.
+      hold, or there are fewer than 200 alternatives, the empirical number is given and ``fits`` is False. It
+      takes about .2 s for 1,000 alternatives, 12 s for 100,000.
 
     Args:
         canary_loss: Loss of the inserted canary, or ``(C,)`` of several; any score that is small when the
@@ -146,16 +147,15 @@ def exposure(
         ends = [(value, value), (value, value)]
     fits, reason = np.zeros(c, dtype=np.bool_), ""
     if method == "extrapolate":
-        laws = {row: _fit(other[row]) for row in range(len(other))}
-        for j in range(c):
-            law = laws[j if len(other) > 1 else 0]
+        for row, rows in enumerate([np.arange(c)] if len(other) == 1 else np.arange(c)[:, None]):
+            law = _fit(other[row])
             reason = reason or law.reason
             if law.reason:
                 continue
-            fits[j] = True
+            fits[rows] = True
             for (low, high), level_of in zip(ends, (confidence, each), strict=True):
-                found = law.bits(float(canary[j]), level_of)
-                value[j], low[j], high[j] = (min(max(bits, 0.0), most) for bits in found)
+                found = law.bits(canary[rows], level_of)
+                value[rows], low[rows], high[rows] = (np.clip(bits, 0.0, most) for bits in found)
     (low, high), (low_all, high_all) = ends
     mean = Estimate(
         value=float(value.mean()),
@@ -235,19 +235,21 @@ class _Law:
         self.profile = profile(x, self.whole)
         self.reason = ""
 
-    def bits(self, loss: float, confidence: float) -> tuple[float, float, float]:
-        """Exposure at a loss, and the ends of its interval."""
+    def bits(self, loss: Floats, confidence: float) -> tuple[Floats, Floats, Floats]:
+        """Exposure at each loss, and the ends of its interval."""
         bits = _bits(self.whole, loss)
-        left_out = np.array([_bits(law, loss) for law in self.without])
-        error = math.sqrt((_PARTS - 1) / _PARTS * float(np.sum((left_out - left_out.mean()) ** 2)))
-        half = error * float(stats.t.ppf(0.5 + confidence / 2, _PARTS - 1))
+        left_out = np.stack([_bits(law, loss) for law in self.without])
+        error = np.sqrt((_PARTS - 1) / _PARTS * np.sum((left_out - left_out.mean(axis=0)) ** 2, axis=0))
+        half = error * stats.t.ppf(0.5 + confidence / 2, _PARTS - 1)
         most = float(stats.chi2.ppf(confidence, 1))
-        kept = [bits, *(_bits(law, loss) for deviance, law in self.profile if deviance <= most)]
-        return bits, bits - math.hypot(half, bits - min(kept)), bits + math.hypot(half, max(kept) - bits)
+        kept = np.stack([bits, *(_bits(law, loss) for deviance, law in self.profile if deviance <= most)])
+        low: Floats = bits - np.hypot(half, bits - kept.min(axis=0))
+        high: Floats = bits + np.hypot(half, kept.max(axis=0) - bits)
+        return bits, low, high
 
 
-def _bits(law: SkewNormal, loss: float) -> float:
-    return -float(law.log_cdf(np.array([loss]))[0]) / math.log(2.0)
+def _bits(law: SkewNormal, loss: Floats) -> Floats:
+    return -law.log_cdf(loss) / math.log(2.0)
 
 
 class _NoLaw(_Law):
