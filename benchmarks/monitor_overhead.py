@@ -3,7 +3,9 @@
     python -m benchmarks.monitor_overhead                 # the demo's model and data
     python -m benchmarks.monitor_overhead --width 192 --layers 4 --patients 1200 --epochs 8
 
-Validation runs in both arms; what counts is an epoch from its start to the start of the next, all callbacks included.
+The arms take turns at every batch, so that each of thousands of pairs is close together in time; a step counts from the
+start of its batch to the start of the next one, all callbacks included, and the last step of an epoch holds validation
+and the look. An epoch's cost is put together from the medians of the differences.
 """
 
 import argparse
@@ -13,9 +15,10 @@ import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
-from benchmarks.turns import describe, paired_epochs
+from benchmarks.turns import paired_epochs
 from memguard import LeakageMonitor
 from recipes.nafld_next_code import NafldData, NextCode
 
@@ -50,22 +53,37 @@ def main() -> None:
             )
             return trainer, model, data
 
-        plain, watched = paired_epochs(arm)
+        plain, watched = paired_epochs(arm, steps=True)
         n = sum(
             p.numel() for p in NextCode(vocabulary=100, width=args.width, layers=args.layers).parameters()
         )
-        # The last epoch of the watched arm also holds the end of the run: it is reported by itself.
         print(f"{args.patients:,} patients, {n:,} parameters, {args.threads} thread(s)")
-        print(describe("per epoch, wall time", plain.wall[1:-1], watched.wall[1:-1]))
-        print(describe("per epoch, CPU time", plain.cpu[1:-1], watched.cpu[1:-1]))
+        for name, a, b in (("wall", plain.wall, watched.wall), ("CPU", plain.cpu, watched.cpu)):
+            print(f"{name} time of an epoch: {cost(np.array(a), np.array(b), args.epochs)}")
         probes = [point.probe_seconds for point in monitor.curve[:-1]]
-        print(f"of which the looks themselves: {sum(probes) / len(probes):.2f} s an epoch")
-        first, last = watched.wall[0] / plain.wall[0] - 1, watched.wall[-1] - plain.wall[-1]
+        print(f"of which the looks themselves: {1e3 * np.median(probes):.0f} ms an epoch")
+        last = watched.wall[-1] - plain.wall[-1]  # the last step of the run holds its end too
         whole = sum(watched.wall) / sum(plain.wall) - 1
-        print(
-            f"first epoch (contents are gathered) {100 * first:+.1f} %; end of the run (final evaluation, report) "
-            f"{last:+.1f} s; whole run {100 * whole:+.1f} %"
-        )
+        print(f"end of the run (final evaluation, report) {last:+.1f} s; whole run {100 * whole:+.1f} %")
+
+
+def cost(plain: np.ndarray, watched: np.ndarray, epochs: int) -> str:
+    """What is added to an epoch, from the second on: the steps, and the last one with validation and look."""
+    plain, watched = (each.reshape(epochs, -1)[1:-1] for each in (plain, watched))
+    steps, ends = (watched - plain)[:, :-1], (watched - plain)[:, -1]
+    epoch = np.median(plain[:, :-1]) * steps.shape[1] + np.median(plain[:, -1])
+    added = np.median(steps) * steps.shape[1] + np.median(ends)
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(1000):
+        some = rng.integers(0, len(steps), len(steps))
+        draws.append(np.median(steps[some]) * steps.shape[1] + np.median(ends[some]))
+    low, high = np.quantile(draws, [0.025, 0.975]) / epoch
+    return (
+        f"{100 * added / epoch:+.1f} % ({100 * low:+.1f} to {100 * high:+.1f}, bootstrap of {len(steps)} epochs); "
+        f"{1e3 * np.median(steps):+.2f} ms on {1e3 * np.median(plain[:, :-1]):.1f} ms a step, "
+        f"{1e3 * np.median(ends):+.0f} ms at the end of an epoch, {epoch:.2f} s plain"
+    )
 
 
 if __name__ == "__main__":

@@ -22,13 +22,24 @@ class Clock:
 
 
 class Turn(Callback):
-    """Holds the epoch back until it is this arm's turn. Put it first: it then times all other callbacks too."""
+    """Holds the epoch, or each step, back until it is this arm's turn. Put it first: it then times other callbacks too.
 
-    def __init__(self, arm: int, baton: "Baton") -> None:
-        self.arm, self.baton, self.clock = arm, baton, Clock()
+    With ``steps`` the clock has one entry per batch, and the last one of an epoch holds validation and the epoch's end.
+    """
+
+    def __init__(self, arm: int, baton: "Baton", *, steps: bool = False) -> None:
+        self.arm, self.baton, self.clock, self.steps = arm, baton, Clock(), steps
         self._start: tuple[float, float] | None = None
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if not self.steps:
+            self._next()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if self.steps:
+            self._next()
+
+    def _next(self) -> None:
         self._stop()
         self.baton.take(self.arm)
         self._start = (time.perf_counter(), time.process_time())
@@ -81,11 +92,14 @@ class Baton:
             self.condition.notify_all()
 
 
-def paired_epochs(make: Callable[[int, Turn], tuple[Trainer, object, object]]) -> list[Clock]:
+def paired_epochs(
+    make: Callable[[int, Turn], tuple[Trainer, object, object]], *, steps: bool = False
+) -> list[Clock]:
     """Fit arm 0 and arm 1 in turns.
 
     Args:
         make: called with the arm and its `Turn`; returns ``(trainer, module, datamodule)``.
+        steps: Take turns at every batch, not at every epoch: many more pairs, each close together in time.
 
     Returns:
         One `Clock` per arm.
@@ -102,7 +116,7 @@ def paired_epochs(make: Callable[[int, Turn], tuple[Trainer, object, object]]) -
 
     threads = []
     for arm in (0, 1):
-        turn = Turn(arm, baton)
+        turn = Turn(arm, baton, steps=steps)
         turns.append(turn)
         threads.append(threading.Thread(target=run, args=make(arm, turn)))
     for thread in threads:
