@@ -42,6 +42,7 @@ _SIGNATURES: dict[Callable[..., Any], tuple[str, ...]] = {
     F.kl_div: (*_PLAIN, "log_target"),
 }  # fmt: skip
 _LOSSES = frozenset(_SIGNATURES)
+_PROOFS = 3
 
 LIKELIHOODS = frozenset(
     {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
@@ -130,20 +131,75 @@ class LossCapture(TorchFunctionMode):
         if func not in _LOSSES:
             return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         named = dict(zip(_SIGNATURES[func], args, strict=False))
         named.update(kwargs)
+        if func is F.cross_entropy and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            both = _halves.run(named)
+            if both is not None:
+                self.calls.append(_call(func, both[0], named, _reduction(named)))
+                self.calls[-1].elements = both[1]
+                return both[0]
+        result = func(*args, **kwargs)
         self.calls.append(_note(func, result, named))
         return result
 
 
-def _note(func: Callable[..., Any], result: Tensor, named: dict[str, Any]) -> LossCall:
-    reduction = named.get("reduction", "mean")
+class _Halves:
+    """Cross entropy as its two halves, log-softmax and NLL, so that the first serves the values of each record too.
+
+    Without a gradient there is no graph to read them from, and a second call would pass over the whole vocabulary
+    again. The halves are what ``cross_entropy`` is made of; still they are used for a kind of call only after three
+    calls of that kind have given the same bits as the call itself.
+    """
+
+    def __init__(self) -> None:
+        self.proofs: dict[tuple[Any, ...], int] = {}
+
+    def run(self, named: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """Result and values before reduction; ``None`` where the call is of another kind or not proven yet."""
+        logits, target, weight = named["input"], named["target"], named.get("weight")
+        plain = all(named.get(name) is None for name in ("size_average", "reduce"))
+        reduction = named.get("reduction", "mean")
+        if not plain or reduction not in ("mean", "sum") or named.get("label_smoothing", 0.0) != 0.0:
+            return None
+        if (
+            type(logits) is not Tensor
+            or type(target) is not Tensor
+            or logits.dim() < 2
+            or target.is_floating_point()
+        ):
+            return None
+        autocast = torch.is_autocast_enabled(logits.device.type)
+        kind = (logits.device.type, logits.dtype, logits.dim(), reduction, weight is None, autocast)
+        proofs = self.proofs.get(kind, 0)
+        if proofs < 0:
+            return None
+        try:
+            log_p, ignore = F.log_softmax(logits, 1), named.get("ignore_index", -100)
+            result = F.nll_loss(log_p, target, weight, ignore_index=ignore, reduction=reduction)
+            if proofs < _PROOFS:
+                whole = F.cross_entropy(logits, target, weight, ignore_index=ignore, reduction=reduction)
+                same = whole.dtype == result.dtype and torch.equal(whole.nan_to_num(), result.nan_to_num())
+                self.proofs[kind] = proofs + 1 if same else -1
+                return None
+            return result, F.nll_loss(log_p, target, weight, ignore_index=ignore, reduction="none")
+        except Exception:  # the call as it was written will say what is wrong
+            return None
+
+
+_halves = _Halves()
+
+
+def _reduction(named: dict[str, Any]) -> str:
+    reduction: str = named.get("reduction", "mean")
     if named.get("size_average") is not None or named.get("reduce") is not None:
         reduction = _legacy(named.get("size_average"), named.get("reduce"))
-        named["size_average"] = named["reduce"] = None
+    return reduction
+
+
+def _call(func: Callable[..., Any], result: Tensor, named: dict[str, Any], reduction: str) -> LossCall:
     by_class = func is F.cross_entropy or func is F.nll_loss
-    call = LossCall(
+    return LossCall(
         name=func.__name__,
         result=result,
         elements=None,
@@ -153,6 +209,14 @@ def _note(func: Callable[..., Any], result: Tensor, named: dict[str, Any]) -> Lo
         weight=named.get("weight") if by_class else None,
         ignore_index=named.get("ignore_index", -100) if by_class else None,
     )
+
+
+def _note(func: Callable[..., Any], result: Tensor, named: dict[str, Any]) -> LossCall:
+    reduction = _reduction(named)
+    for old in ("size_average", "reduce"):
+        if named.get(old) is not None:  # said in today's words by now
+            named[old] = None
+    call = _call(func, result, named, reduction)
     if torch.compiler.is_compiling():
         call.elements = _elements(func, result, named, reduction)
         return call

@@ -494,3 +494,44 @@ def test_a_backward_inside_the_step_ends_the_route():
     loss = F.cross_entropy(logits, y)
     loss.backward()
     assert route.proven and route.call(loss) is None and not route.proven
+
+
+# -- cross entropy without a gradient: one log-softmax for the result and the values ---
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(B,), (B, T), (B, T, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_halves_give_the_same_bits(reduction, weighted, shape, dtype):
+    logits = x(shape[0], C, *shape[1:]).detach().to(dtype)
+    y = torch.randint(0, C, shape, generator=gen(4))
+    y.view(-1)[::3] = -100
+    weight = torch.rand(C, generator=gen(5)).to(dtype) if weighted else None
+    for step in range(6):
+        now = logits * (1 + step / 10)
+        with torch.no_grad(), LossCapture() as seen:
+            loss = F.cross_entropy(now, y, weight, reduction=reduction)
+        with torch.no_grad():
+            plain = F.cross_entropy(now, y, weight, reduction=reduction)
+            values = F.cross_entropy(now, y, weight, reduction="none")
+        (call,) = seen.calls
+        assert torch.equal(loss, plain) and loss.dtype == plain.dtype and call.result is loss
+        assert torch.equal(call.elements, values) and call.reduction == reduction
+
+
+def test_halves_leave_other_calls_alone():
+    logits, y = x(B, C).detach(), LABELS
+    with torch.no_grad(), LossCapture() as seen:
+        for _ in range(5):
+            F.cross_entropy(logits, y, label_smoothing=0.1)
+            F.cross_entropy(logits, F.one_hot(y, C).float())
+            F.cross_entropy(logits, y, reduction="none")
+            with pytest.warns(UserWarning, match="size_average"):
+                F.cross_entropy(logits, y, size_average=False)
+    assert len(seen.calls) == 20 and all(call.elements is not None for call in seen.calls)
+    torch.testing.assert_close(seen.calls[-1].elements.sum(), seen.calls[-1].result)
+    assert [call.reduction for call in seen.calls[:4]] == ["mean", "mean", "none", "sum"]
+    for _ in range(5):  # no such class: the error is the call's own
+        with torch.no_grad(), LossCapture(), pytest.raises(IndexError):
+            F.cross_entropy(logits, y + C)
