@@ -45,14 +45,20 @@ def _write_api() -> None:
         old.unlink()
     rooms = ["callbacks", "probes", "report", "references", "metrics", "capture", "records", "attacks"]
     front = [file for file in sorted(package.glob("*.py")) if not file.stem.startswith("_")]
-    groups = {room: sorted((package / room).glob("[!_]*.py")) for room in rooms} | {"front": front}
+    inside = {room: sorted((package / room).rglob("[!_]*.py")) for room in rooms}
+    groups = inside | {"front": front}
     for room, files in groups.items():
         about = package / room / "__init__.py" if room != "front" else package / "__init__.py"
         lines = [f"# memguard.{room}" if room != "front" else "# memguard", ""]
         lines += [ast.get_docstring(ast.parse(about.read_text(encoding="utf-8"))) or "", ""]
         for file in files:
             dotted = ".".join(file.relative_to(package.parent).with_suffix("").parts)
-            lines += [f"## {file.stem}", "", "```{eval-rst}", f".. automodule:: {dotted}", "```", ""]
+            name = (
+                ".".join(file.relative_to(package / room).with_suffix("").parts)
+                if room != "front"
+                else file.stem
+            )
+            lines += [f"## {name}", "", "```{eval-rst}", f".. automodule:: {dotted}", "```", ""]
         (pages / f"{room}.md").write_text("\n".join(lines), encoding="utf-8")
     entries = "\n".join(["front", *rooms])
     intro = (

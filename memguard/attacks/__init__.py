@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from memguard.attacks._bavaria import bavaria
-from memguard.attacks._lira import lira
-from memguard.attacks._reference import ReferenceScores
-from memguard.attacks._rmia import rmia
 from memguard.attacks.advantage import membership_advantage
 from memguard.attacks.aggregate import PatientTotals, by_patient
+from memguard.attacks.canary_exposure import ExposureResult, exposure
 from memguard.attacks.conformal import (
     adjusted_p,
     benjamini_hochberg,
@@ -30,7 +27,7 @@ from memguard.attacks.epsilon import (
     gaussian_epsilon,
 )
 from memguard.attacks.estimate import Estimate
-from memguard.attacks.exposure import ExposureResult, exposure
+from memguard.attacks.likelihood_ratio import lira
 from memguard.attacks.membership import (
     Roc,
     auc,
@@ -40,10 +37,13 @@ from memguard.attacks.membership import (
     supported_fprs,
     tpr_at_fpr,
 )
+from memguard.attacks.reference import ReferenceScores
+from memguard.attacks.relative_ratio import rmia
 from memguard.attacks.risk import tnr_at_fnr
 from memguard.attacks.scores import attack_r, logit_scale, loss_score, min_k_percent
 from memguard.attacks.tail import TailPValues, tail_p_values
 from memguard.attacks.traces import best_minus_final, last_seen, lt_iqr
+from memguard.attacks.variance_inference import bavaria
 
 __all__ = [
     "Bonferroni",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from memguard.attacks._checks import Floats, finite, probabilities
-from memguard.attacks._reference import ReferenceScores, blocks, reference_models
+from memguard.attacks.reference import ReferenceScores, blocks, reference_models
 from memguard.errors import MemguardError
 
 __all__ = ["attack_r", "logit_scale", "loss_score", "min_k_percent"]

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from typing_extensions import override
 
 from memguard.attacks._checks import finite, labels
+from memguard.attacks.canary_exposure import ExposureResult, exposure
 from memguard.attacks.estimate import Estimate
-from memguard.attacks.exposure import ExposureResult, exposure
 from memguard.errors import MemguardError
 from memguard.metrics.scored import Arrays, ScoredRecords
 

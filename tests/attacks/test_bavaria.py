@@ -9,8 +9,8 @@ import pytest
 from scipy import special, stats
 
 from memguard.attacks import auc, bavaria, lira, rmia, tpr_at_fpr
-from memguard.attacks._bavaria import fit_prior
-from memguard.attacks._reference import moments
+from memguard.attacks.reference import moments
+from memguard.attacks.variance_inference import fit_prior
 from memguard.errors import MemguardError, ResolutionError
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from memguard.attacks import auc, lira
-from memguard.attacks._lira import medians
-from memguard.attacks._reference import moments
+from memguard.attacks.likelihood_ratio import medians
+from memguard.attacks.reference import moments
 from memguard.errors import MemguardError, ResolutionError
 
 

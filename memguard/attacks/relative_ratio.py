@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from memguard.attacks._checks import Floats, finite, probabilities
-from memguard.attacks._reference import ReferenceScores, blocks, reference_models, table
+from memguard.attacks.reference import ReferenceScores, blocks, reference_models, table
 from memguard.errors import MemguardError
 
 __all__ = ["rmia"]

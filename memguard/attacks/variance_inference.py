@@ -11,7 +11,7 @@ from scipy import optimize
 from scipy.special import gammaln, log_ndtr, logsumexp, stdtr
 
 from memguard.attacks._checks import Floats, choice
-from memguard.attacks._reference import Moments, ReferenceScores, moments, reference_models
+from memguard.attacks.reference import Moments, ReferenceScores, moments, reference_models
 from memguard.errors import ResolutionError
 
 __all__ = ["bavaria"]

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 
 from memguard.attacks._checks import Floats, choice
-from memguard.attacks._reference import Mask, Moments, ReferenceScores, blocks, moments, reference_models
+from memguard.attacks.reference import Mask, Moments, ReferenceScores, blocks, moments, reference_models
 from memguard.errors import ResolutionError
 
 __all__ = ["lira"]
