@@ -56,12 +56,14 @@ def test_configuration_blocks_give_arguments_that_exist():
 
 
 def test_arguments_named_in_the_text_exist():
-    from memguard import LeakageMonitor
+    from memguard import LeakageMonitor, attacks
     from memguard.records.patients import resolve_patients
 
     known = set(inspect.signature(LeakageMonitor).parameters) | set(
         inspect.signature(resolve_patients).parameters
     )
+    for name in attacks.__all__:
+        known |= set(inspect.signature(getattr(attacks, name)).parameters)
     lightning = {
         "monitor",
         "patience",
