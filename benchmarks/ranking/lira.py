@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
 
 from benchmarks.ranking.truth import Pool
+from memguard.attacks import lira
 
 __all__ = ["attack_table"]
 
@@ -15,16 +16,10 @@ def _auc(score: np.ndarray, member: np.ndarray) -> float:
     return float((ranks[member].sum() - n_in * (n_in + 1) / 2) / (n_in * (len(member) - n_in)))
 
 
-def _lira(inside: np.ndarray, losses: np.ndarray, k: int) -> np.ndarray:
+def _lira(models: Pool, losses: np.ndarray, k: int) -> np.ndarray:
     """Log likelihood ratio of target ``k`` from the other models; one variance for members, one for the others."""
-    others = np.arange(len(inside)) != k
-    mask, values = inside[others], losses[others]
-    n_in, n_out = mask.sum(0), (~mask).sum(0)
-    mean_in, mean_out = (values * mask).sum(0) / n_in, (values * ~mask).sum(0) / n_out
-    spread_in = np.sqrt((((values - mean_in) ** 2) * mask).sum() / (n_in - 1).sum())
-    spread_out = np.sqrt((((values - mean_out) ** 2) * ~mask).sum() / (n_out - 1).sum())
-    now = losses[k]
-    return norm.logpdf(now, mean_in, spread_in) - norm.logpdf(now, mean_out, spread_out)
+    others = np.arange(len(models)) != k
+    return lira(-losses[k], -losses[others], models.inside[others]).score
 
 
 def attack_table(models: Pool, epoch: int, groups: dict[str, np.ndarray], fpr: float = 0.01) -> str:
@@ -42,7 +37,7 @@ def attack_table(models: Pool, epoch: int, groups: dict[str, np.ndarray], fpr: f
         for attack in ("loss", "LiRA"):
             found = []
             for k in range(len(models)):
-                score = -losses[k] if attack == "loss" else _lira(models.inside, losses, k)
+                score = -losses[k] if attack == "loss" else _lira(models, losses, k)
                 member = models.inside[k]
                 threshold = np.quantile(score[~member], 1 - fpr)
                 inner, outer = score[mask & member], score[mask & ~member]
