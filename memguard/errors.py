@@ -10,6 +10,7 @@ __all__ = [
     "MemguardError",
     "MemguardWarning",
     "PatientOverlapError",
+    "PrivacyError",
     "ResolutionError",
 ]
 
@@ -51,6 +52,10 @@ class PatientOverlapError(MemguardError):
 
 class HeldOutError(MemguardError):
     """There are no, or too few, held-out patients to compare with."""
+
+
+class PrivacyError(MemguardError):
+    """What was asked for would break, or falsify, a differential privacy guarantee."""
 
 
 class DataError(MemguardError):

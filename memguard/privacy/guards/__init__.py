@@ -1,0 +1,1 @@
+"""Tests of a private training, of ours or of somebody else's: callables in, verdicts out."""
