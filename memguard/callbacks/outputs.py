@@ -5,23 +5,19 @@ from __future__ import annotations
 import datetime
 import math
 import platform
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 import memguard
-from memguard.errors import MemguardError, MemguardWarning
+from memguard.probes.identifiable import PatientFacts
 from memguard.probes.memorization import Memorization
 from memguard.probes.watch import Look, Watch
-from memguard.records.duplicates import near_duplicates
-from memguard.records.rarity import rarity
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import check_flags, empty_flags, most_urgent
 from memguard.report.page import write_report
@@ -145,14 +141,14 @@ def patient_frame(
     if found is None:
         return empty_flags().with_columns(pl.Series("score", [], pl.Float64))
     ids = watch.members.patients.ids[found.patient].tolist()
-    order = np.argsort(-found.score, kind="stable")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    facts = _rarity(watch, found, settings)
+    facts = watch.contents.facts(
+        rare_at_most=settings.rare_at_most, quasi_identifiers=settings.quasi_identifiers
+    )
+    unknown: list[None] = [None] * found.patient.size
     frame = pl.DataFrame(
         {
             "patient": hashed(ids) if hashed is not None else [str(one) for one in ids],
-            "rank": rank,
+            "rank": found.rank,
             "severity": found.severity,
             "severity_low": found.severity_low,
             "severity_high": found.severity_high,
@@ -164,45 +160,15 @@ def patient_frame(
             "first_epoch": watch.first_flagged[found.patient].astype(np.float64),
             "n_records": found.records,
             "n_tokens": found.tokens,
-            **facts,
+            **{
+                fact.name: unknown if facts is None else getattr(facts, fact.name)[found.patient]
+                for fact in fields(PatientFacts)
+            },
             "score": found.score,
         }
     )
     nan = [pl.col(name).fill_nan(None) for name in ("first_epoch", "lt_iqr", "score", "severity")]
     return check_flags(frame.with_columns(nan).sort("rank"))
-
-
-def _rarity(
-    watch: Watch, found: Memorization, settings: OutputSettings
-) -> dict[str, NDArray[Any] | list[None]]:
-    """Rarity facts of the scored patients, nulls where the contents of the records are not known."""
-    nothing: list[None] = [None] * found.patient.size
-    names = ("rare_codes", "rarest_code_patients", "equivalence_class", "near_duplicates", "identifiable")
-    if watch.members.store.n_observed == 0:
-        return dict.fromkeys(names, nothing)
-    content = watch.members.store.content()
-    try:
-        table = rarity(
-            content,
-            watch.members.patients,
-            rare_at_most=settings.rare_at_most,
-            quasi_identifiers=settings.quasi_identifiers,
-        )
-        near = near_duplicates(content, watch.members.patients, seed=watch.settings.seed)
-    except MemguardError as error:
-        warnings.warn(
-            MemguardWarning(f"no rarity facts ({error})", "who is identifiable is not known", ""),
-            stacklevel=2,
-        )
-        return dict.fromkeys(names, nothing)
-    at = found.patient
-    return {
-        "rare_codes": table.n_rare_codes[at],
-        "rarest_code_patients": table.min_code_patients[at],
-        "equivalence_class": table.equivalence_class[at],
-        "near_duplicates": near.cluster_size[at] - 1,
-        "identifiable": (table.n_rare_codes[at] > 0) | table.unique[at],
-    }
 
 
 def identifiable_note(patients: pl.DataFrame, settings: OutputSettings) -> str | None:

@@ -1,8 +1,10 @@
-"""What the records of both sides say by themselves: features, the blind baseline, copies across the split."""
+"""What the records say by themselves: features, the blind baseline, copies across the split, who stands out."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +12,15 @@ from numpy.typing import NDArray
 from memguard.attacks.estimate import Estimate
 from memguard.errors import MemguardError, MemguardWarning
 from memguard.probes.blind import blind_baseline
-from memguard.probes.sides import Side
+from memguard.probes.identifiable import PatientFacts, patient_facts
+from memguard.probes.sides import Ints, Side
 from memguard.records.content import RecordContent
 from memguard.records.splits import content_overlap
 from memguard.records.surrogate import ContentFeatures, content_features
 
 __all__ = ["Contents"]
 
-Ints = NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Contents:
@@ -41,8 +44,7 @@ class Contents:
     def __init__(self, members: Side, held_out: Side, *, seed: int = 0) -> None:
         self.members, self.held_out, self.seed = members, held_out, seed
         self.copies = 0
-        self._features: tuple[tuple[int, int], ContentFeatures] | None = None
-        self._blind: tuple[tuple[int, int], Estimate | None] | None = None
+        self._made: dict[str, tuple[tuple[int, int], Any]] = {}
 
     @property
     def known(self) -> tuple[int, int]:
@@ -51,44 +53,70 @@ class Contents:
 
     def features(self) -> ContentFeatures | None:
         """Content features of all records, NaN for records not seen; ``None`` where contents are unknown."""
-        known = self.known
-        if min(known) == 0:
-            return None
-        if self._features is None or self._features[0] != known:
-            inside, rows = _observed(self.members)
-            outside, columns = _observed(self.held_out)
-            self.copies = content_overlap(inside, outside).records
-            part = content_features(inside, self.members.patients.code[rows], outside, seed=self.seed)
-            self._features = (
-                known,
-                ContentFeatures(
-                    kind=part.kind,
-                    train=_scatter(part.train, rows, len(self.members.tokens)),
-                    held_out=_scatter(part.held_out, columns, len(self.held_out.tokens)),
-                    names=part.names,
-                ),
-            )
-        return self._features[1]
+        return self._once("features", self._content_features)
 
     def blind(self) -> Estimate | None:
         """AUC of a classifier that sees the records and not the model; ``None`` without contents."""
+        return self._once("blind", self._blind_baseline)
+
+    def facts(
+        self, *, rare_at_most: int = 3, quasi_identifiers: Sequence[int] | None = None
+    ) -> PatientFacts | None:
+        """Who could be recognized among the ``P`` members; ``None``, with a warning, where it cannot be known.
+
+        Args:
+            rare_at_most: A code that at most so many patients carry is rare.
+            quasi_identifiers: Codes (of feature vectors: columns) that somebody else may know.
+        """
+        if self.members.store.n_observed == 0:
+            return None
+        try:
+            return patient_facts(
+                self.members.store.content(),
+                self.members.patients,
+                rare_at_most=rare_at_most,
+                quasi_identifiers=quasi_identifiers,
+                seed=self.seed,
+            )
+        except MemguardError as error:
+            _warn(f"no rarity facts ({error})", "who is identifiable is not known")
+            return None
+
+    def _once(self, name: str, make: Callable[[], T]) -> T | None:
+        """What was made of the records seen so far, made again only when more have been seen."""
         known = self.known
         if min(known) == 0:
             return None
-        if self._blind is None or self._blind[0] != known:
-            inside, rows = _observed(self.members)
-            outside, columns = _observed(self.held_out)
-            ours, theirs = self.members.patients.code[rows], self.held_out.patients.code[columns]
-            found = None
-            try:  # the sides are numbered apart: the same code on both is not the same patient
-                found = blind_baseline(inside, outside, ours, -1 - theirs, seed=self.seed)
-            except MemguardError as error:
-                warning = MemguardWarning(
-                    f"no blind baseline ({error})", "whether the split itself is fair is not known", ""
-                )
-                warnings.warn(warning, stacklevel=2)
-            self._blind = known, found
-        return self._blind[1]
+        if name not in self._made or self._made[name][0] != known:
+            self._made[name] = known, make()
+        found: T = self._made[name][1]
+        return found
+
+    def _content_features(self) -> ContentFeatures:
+        inside, rows = _observed(self.members)
+        outside, columns = _observed(self.held_out)
+        self.copies = content_overlap(inside, outside).records
+        part = content_features(inside, self.members.patients.code[rows], outside, seed=self.seed)
+        return ContentFeatures(
+            kind=part.kind,
+            train=_scatter(part.train, rows, len(self.members.tokens)),
+            held_out=_scatter(part.held_out, columns, len(self.held_out.tokens)),
+            names=part.names,
+        )
+
+    def _blind_baseline(self) -> Estimate | None:
+        inside, rows = _observed(self.members)
+        outside, columns = _observed(self.held_out)
+        ours, theirs = self.members.patients.code[rows], self.held_out.patients.code[columns]
+        try:  # the sides are numbered apart: the same code on both is not the same patient
+            return blind_baseline(inside, outside, ours, -1 - theirs, seed=self.seed)
+        except MemguardError as error:
+            _warn(f"no blind baseline ({error})", "whether the split itself is fair is not known")
+            return None
+
+
+def _warn(seen: str, why: str) -> None:
+    warnings.warn(MemguardWarning(seen, why, ""), stacklevel=3)
 
 
 def _observed(side: Side) -> tuple[RecordContent, Ints]:

@@ -61,6 +61,16 @@ class Memorization:
     basis: Literal["train-time", "evaluated"]
     detail: str
 
+    @property
+    def rank(self) -> Ints:
+        """Place of each patient by `score`, 1 the most memorized; ties keep the order of ``patient``.
+
+        A patient without a number for a score comes last.
+        """
+        rank = np.empty(self.score.size, np.int64)
+        rank[np.argsort(-self.score, kind="stable")] = np.arange(1, self.score.size + 1)
+        return rank
+
     def flagged(self, rate: float) -> NDArray[np.bool_]:
         """Patients flagged at this false-discovery rate."""
         flagged: NDArray[np.bool_] = self.q <= rate

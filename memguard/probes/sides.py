@@ -20,6 +20,8 @@ __all__ = ["Side", "WatchSettings"]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+_FEWEST_BETWEEN = 200  # held-out records: with fewer, an AUC between validations says little
+
 
 @dataclass(frozen=True, kw_only=True)
 class WatchSettings:
@@ -49,6 +51,24 @@ class WatchSettings:
         if wanted is None:
             wanted = min(max(round(0.04 * n_members), 100), 2000)
         return min(wanted, n_members)
+
+    def draw_held_out(self, n_held_out: int, n_members: int) -> Ints:
+        """Held-out records for a look between two validations: as many as members, but at least 200.
+
+        Args:
+            n_held_out: How many there are.
+            n_members: Training records.
+
+        Returns:
+            Sorted positions, a uniform sample that is the same at every call.
+
+        Example:
+            >>> rows = WatchSettings().draw_held_out(1_000, 8_000)
+            >>> rows.size, WatchSettings().draw_held_out(150, 8_000).size
+            (320, 150)
+        """
+        size = min(n_held_out, max(self.sample_size(n_members), _FEWEST_BETWEEN))
+        return np.sort(np.random.default_rng(self.seed).permutation(n_held_out)[:size])
 
 
 @dataclass

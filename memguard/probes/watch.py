@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError, HeldOutError
 from memguard.probes.contents import Contents
 from memguard.probes.membership import EvaluatedLosses, MembershipResult, membership_probe
 from memguard.probes.memorization import Memorization, memorization_probe, memorized_share
-from memguard.probes.sides import Side, WatchSettings
+from memguard.probes.sides import Floats, Ints, Side, WatchSettings
 from memguard.records.patients import PatientMap
 from memguard.records.surrogate import (
     MIN_HELD_OUT,
@@ -26,9 +25,6 @@ from memguard.records.surrogate import (
 )
 
 __all__ = ["Look", "Watch"]
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,13 @@ def test_without_a_tail_p_values_are_counted_and_the_share_is_the_same() -> None
     assert with_tail.p_resolution == counted.p_resolution == 1 / 401  # what counting alone can give
     share = memorized_share(counted, np.arange(300), 400)
     assert share == memorized_share(with_tail, np.arange(300), 400) == storey_share(counted.p, n_null=400)
+
+
+def test_ranks_go_by_the_score_and_ties_keep_their_order() -> None:
+    found, _ = probe()
+    assert found.score[np.argsort(found.rank)].tolist() == sorted(found.score.tolist(), reverse=True)
+    tied = dataclasses.replace(found, score=np.array([1.0, 3.0, np.nan, 3.0, 2.0]))
+    assert tied.rank.tolist() == [4, 1, 5, 2, 3]
 
 
 def test_a_look_tests_a_tail_once(monkeypatch: pytest.MonkeyPatch) -> None:
