@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from benchmarks.cohort import STRATA, make_cohort
+from benchmarks.ranking.lira import _lira, attack_table
 from benchmarks.ranking.models import SequenceData, TabularData, record_loss
 from benchmarks.ranking.score import lt_iqr, mean_idf, precision_at
 from benchmarks.ranking.signals import predicted
 from benchmarks.ranking.train import Recipe, train
-from benchmarks.ranking.truth import halves, load_pool, memorization
+from benchmarks.ranking.truth import Pool, halves, load_pool, memorization
 from memguard.records.content import Ragged
 
 
@@ -81,3 +83,49 @@ def test_losses_do_not_depend_on_the_batch() -> None:
     model = data.model(width=8)
     a, b = record_loss(model, data, np.arange(30), size=4), record_loss(model, data, np.arange(30), size=30)
     assert np.allclose(a, b, atol=1e-5)
+
+
+def _known_pool(n: int = 400) -> Pool:
+    """Half-models of which only the even records are learned: their loss is 2 nats lower inside."""
+    rng = np.random.default_rng(0)
+    inside = halves(np.arange(n), 8, seed=0)
+    base = rng.normal(5, 2, n)
+    runs = [
+        {
+            "at": np.array([3]),
+            "every": (base - 2 * (mask & (np.arange(n) % 2 == 0)) + rng.normal(0, 0.2, n))[None],
+            "trace": np.zeros((1, int(mask.sum()))),
+            "held_out": np.zeros((1, 5)),
+        }
+        for mask in inside
+    ]
+    return Pool(inside, runs)
+
+
+def test_lira_is_the_ratio_of_two_normals() -> None:
+    pool = _known_pool(40)
+    losses, others = pool.losses[:, 0], np.arange(1, 8)
+    residuals: list[list[float]] = [[], []]
+    means = np.zeros((2, 40))
+    free = np.zeros(2)
+    for i in range(40):
+        for side in (0, 1):
+            mine = [losses[k, i] for k in others if pool.inside[k, i] == side]
+            means[side, i] = np.mean(mine)
+            residuals[side] += [x - np.mean(mine) for x in mine]
+            free[side] += len(mine) - 1
+    spread = [np.sqrt(np.square(r).sum() / f) for r, f in zip(residuals, free, strict=True)]
+    wanted = norm.logpdf(losses[0], means[1], spread[1]) - norm.logpdf(losses[0], means[0], spread[0])
+    np.testing.assert_allclose(_lira(pool, losses, 0), wanted, rtol=1e-9)
+
+
+def test_attack_table_finds_the_group_that_is_learned() -> None:
+    even = np.arange(400) % 2 == 0
+    rows = attack_table(_known_pool(), 3, {"learned": even, "not learned": ~even}).splitlines()
+    aucs = {tuple(cells[1:4:2]): float(cells[4].split()[0]) for cells in map(_cells, rows[2:])}
+    assert aucs["learned", "LiRA"] > 0.99 > aucs["learned", "loss"]
+    assert 0.45 < aucs["not learned", "LiRA"] < 0.55
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split("|")]
