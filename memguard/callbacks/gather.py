@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
 import torch.distributed as dist
+from numpy.typing import NDArray
 
-__all__ = ["everybody", "n_ranks", "rank"]
+__all__ = ["everybody", "my_part", "n_ranks", "rank"]
 
 T = TypeVar("T")
 
@@ -24,6 +26,16 @@ def n_ranks() -> int:
 def rank() -> int:
     """Which of them this is."""
     return dist.get_rank() if n_ranks() > 1 else 0
+
+
+def my_part(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """This process's part ``(about n / processes,)`` of work ``(n,)`` that all of them share out.
+
+    Example:
+        >>> my_part(np.arange(3)).tolist()
+        [0, 1, 2]
+    """
+    return rows[rank() :: n_ranks()]
 
 
 def everybody(mine: T) -> list[T]:

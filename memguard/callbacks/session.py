@@ -8,28 +8,25 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
-from numpy.typing import NDArray
 
-from memguard.callbacks.gather import everybody, n_ranks, rank
+from memguard.callbacks.evaluation import Evaluation
+from memguard.callbacks.gather import everybody, n_ranks
 from memguard.callbacks.heldout import HeldOutSource
 from memguard.callbacks.opening import batch_key, check_sides, open_watch
-from memguard.capture import Capture, CapturedLoss, Fetched, Observation, collect
+from memguard.callbacks.reference import add_reference
+from memguard.capture import Capture, Observation, collect
 from memguard.errors import DataError, MemguardError, MemguardWarning
-from memguard.probes.sides import WatchSettings
+from memguard.probes.budget import final_budget
+from memguard.probes.sides import Floats, Ints, WatchSettings
 from memguard.probes.watch import Look, Watch
-from memguard.records.surrogate import MIN_HELD_OUT
-from memguard.references.early_stopped import State, mean_loss, train_reference
+from memguard.references.early_stopped import State
 from memguard.report.words import in_epochs
 
 __all__ = ["WatchSession"]
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 SideName = Literal["train", "held_out"]
 
 _FLUSH = 64  # observations kept on the device before they are moved together
-_FINAL_SHARE = 0.02  # of the training time that the final pass may cost on "auto"
-_FORWARD = 1 / 3  # cost of evaluating a record, in units of training on it
 
 
 class WatchSession:
@@ -63,8 +60,7 @@ class WatchSession:
         self.held_step = -1
         self._buffers: dict[SideName, list[Observation]] = {"train": [], "held_out": []}
         self._ids: dict[SideName, list[tuple[Ints, Any]]] = {"train": [], "held_out": []}
-        self._sample_windows: tuple[Ints, Fetched] | None = None
-        self._held_windows: Fetched | None = None
+        self._evaluation: Evaluation | None = None
         self._held_now: Floats | None = None  # of the last validation, in full precision
         self._without_held_out: list[float] = []
 
@@ -85,14 +81,15 @@ class WatchSession:
             return False
         if self.source.free and trainer.val_dataloaders is None and trainer.enable_validation:
             return False
-        self.watch = open_watch(
+        watch = open_watch(
             self.capture,
             self.source,
             self.record_to_patient,
             self.settings,
             strict=not getattr(trainer, "fast_dev_run", False),
         )
-        if self.watch.members.patients.unit == "record":
+        self.watch, self._evaluation = watch, Evaluation(self.capture, self.source, watch)
+        if watch.members.patients.unit == "record":
             self.note("No patient ids were found: every number here is about records, not about patients.")
         return True
 
@@ -180,17 +177,18 @@ class WatchSession:
         Returns:
             ``None``, with a warning, where validation gave no loss per record.
         """
-        watch = self.watch
-        if watch is None:
+        evaluation = self._evaluation
+        if evaluation is None:
             return None
+        watch = evaluation.watch
         if evaluate or not self.source.free:
-            self._evaluate_all_held_out()
+            evaluation.refresh_held_out()
             self.held_step = step
         self.merge_ranks()
         if not np.isfinite(watch.held_out.traces.current).any():
             self._warn_no_held_out(epoch)
             return None
-        look = watch.look(epoch=epoch, step=step, sample_loss=self._sample_loss(), rank=rank_members)
+        look = watch.look(epoch=epoch, step=step, sample_loss=evaluation.sample(), rank=rank_members)
         if watch.contents.copies:
             self.note(
                 f"{watch.contents.copies:,} held-out records are equal to a training record: they may be the same "
@@ -200,21 +198,19 @@ class WatchSession:
 
     def look_between(self, *, epoch: float, step: int) -> Look | None:
         """Look between two validations, at a sample of the held-out patients."""
-        watch = self.watch
-        if watch is None:
+        evaluation = self._evaluation
+        if evaluation is None:
             return None
+        watch = evaluation.watch
         self.flush()
-        if self._held_windows is None:
-            n = self.source.n_records
-            size = min(n, max(self.settings.sample_size(len(watch.members.tokens)), 200))
-            rows = np.sort(np.random.default_rng(self.settings.seed).permutation(n)[:size])
-            self._held_windows = self.source.windows(_mine(rows))
-        held = self._held_out_losses(self._held_windows)
+        held = evaluation.held_out_sample()
         return watch.look(
-            epoch=epoch, step=step, sample_loss=self._sample_loss(), held_out_loss=held, rank=False
+            epoch=epoch, step=step, sample_loss=evaluation.sample(), held_out_loss=held, rank=False
         )
 
-    def final_look(self, last: Look, final_evaluation: bool | str, *, epochs: int, step: int) -> Look | None:
+    def final_look(
+        self, last: Look, final_evaluation: Literal["auto"] | bool, *, epochs: int, step: int
+    ) -> Look | None:
         """Look again with members evaluated as the held-out patients were, as many as the budget allows.
 
         Args:
@@ -226,33 +222,28 @@ class WatchSession:
         Returns:
             ``None`` where the budget is zero, or no loss is a number any more: the look before stands.
         """
-        watch = self.watch
-        if watch is None or final_evaluation is False:
+        evaluation = self._evaluation
+        if evaluation is None:
             return None
+        watch = evaluation.watch
         trained = int(watch.members.seen.sum())
-        budget = trained
-        if final_evaluation == "auto":
-            budget = min(trained, int(_FINAL_SHARE * max(epochs, 1) * trained / _FORWARD))
-        rows = watch.candidates(last, budget)
+        rows = watch.candidates(last, final_budget(trained, epochs, final_evaluation))
         if rows.size == 0:
             return None
         # Not the snapshot's: rounded losses against exact ones put all the small ones on the wrong side.
         held = self._held_now if self._held_now is not None else watch.held_out.traces.current
         if self.held_step != step:
-            held = self._held_out_losses(self.source.windows(_mine(np.arange(self.source.n_records))))
+            held = evaluation.held_out()
         if not np.isfinite(held).any():
             return None
-        sample_loss = self._sample_loss()
-        members = self._member_losses(self.capture.fetch("train", _mine(rows)))
+        sample_loss, members = evaluation.sample(), evaluation.members(rows)
         if not np.isfinite(members).any():
             return None
         look = watch.look(
             epoch=epochs, step=step, sample_loss=sample_loss, held_out_loss=held, member_loss=members
         )
-        if rows.size < trained and last.step == step:
-            look = replace(
-                look, membership=last.membership
-            )  # measured already, on losses kept in full precision
+        if rows.size < trained and last.step == step:  # measured already, on losses kept in full precision
+            look = replace(look, membership=last.membership)
         return look
 
     def train_reference(
@@ -266,100 +257,17 @@ class WatchSession:
             initial: Its weights before the first step.
             budget: Optimizer steps that it may take, as a share of the run's.
         """
-        watch = self.watch
-        if watch is None:
-            return
-        inside, outside = watch.held_back()
-        n_left = np.unique(watch.held_out.patients.code[outside]).size
-        if n_left < MIN_HELD_OUT or n_ranks() > 1:
-            why = "more than one process" if n_ranks() > 1 else f"{n_left} held-out patients left beside it"
-            self.note(f"No reference was trained: {why}.")
-            return
-        referee = self.source.windows(outside)
-        loader = self.capture.tracker.loader("train")
-
-        def losses(run: pl.Trainer, model: pl.LightningModule, windows: Fetched) -> list[CapturedLoss]:
-            return self.capture.evaluate(windows, trainer=run, module=model)
-
-        try:
-            found = train_reference(
+        if self.watch is not None:
+            said = add_reference(
                 trainer,
                 module,
                 initial,
-                self.source.dataset,
-                inside,
-                referee=lambda run, model: mean_loss(losses(run, model, referee)),
-                collate_fn=self.source.collate_fn,
-                batch_size=getattr(loader, "batch_size", None) or 64,
-                max_steps=max(int(budget * trainer.global_step), 1),
-                seed=self.settings.seed,
+                budget=budget,
+                capture=self.capture,
+                source=self.source,
+                watch=self.watch,
             )
-            members = np.full(len(watch.members.tokens), np.nan, np.float32)
-            trained = self.capture.fetch("train", np.flatnonzero(watch.members.seen))
-            for at, one in zip(trained.positions, losses(trainer, found.module, trained), strict=True):
-                members[at] = one.loss.float().cpu().numpy()
-            held = np.full(len(watch.held_out.tokens), np.nan, np.float32)
-            for at, one in zip(referee.positions, losses(trainer, found.module, referee), strict=True):
-                held[at] = one.loss.float().cpu().numpy()
-        except Exception as error:  # the run itself is trained: a second training that fails must not cost it
-            warnings.warn(
-                MemguardWarning(
-                    f"the reference model could not be trained ({error!r})",
-                    "the expected losses rest on the zero-cost features alone",
-                    "pass reference_budget=0, or let the module train without a validation loop",
-                ),
-                stacklevel=2,
-            )
-            self.note(f"No reference was trained: {type(error).__name__}.")
-            return
-        watch.reference = members, held
-        self.note(
-            f"One reference was trained on {inside.size:,} held-out records ({found.epochs} epochs, best "
-            f"{found.best_epoch}, "
-            f"{found.steps} steps); the {n_left:,} other held-out patients give the p-values."
-        )
-
-    def _sample_loss(self) -> Floats:
-        """Eval-mode losses of the member sample; the ranks share the work."""
-        assert self.watch is not None
-        sample = self.watch.draw_sample()
-        if self._sample_windows is None or not np.array_equal(self._sample_windows[0], sample):
-            self._sample_windows = sample, self.capture.fetch("train", _mine(sample))
-        return self._member_losses(self._sample_windows[1])[sample]
-
-    def _member_losses(self, windows: Fetched) -> Floats:
-        assert self.watch is not None
-        captured = self.capture.evaluate(windows)
-        mine = [(at, c.loss.float().cpu().numpy()) for at, c in zip(windows.positions, captured, strict=True)]
-        loss = np.full(len(self.watch.members.tokens), np.nan, np.float32)
-        for parts in everybody(mine):
-            for at, values in parts:
-                loss[at] = values
-        return loss
-
-    def _held_out_losses(self, windows: Fetched) -> Floats:
-        assert self.watch is not None
-        positions, loss, _, _ = self.source.evaluate(windows)
-        held = np.full(len(self.watch.held_out.tokens), np.nan, np.float32)
-        for at, values in everybody((positions, loss)):
-            held[at] = values
-        return held
-
-    def _evaluate_all_held_out(self) -> None:
-        """Held-out data of the monitor's own: evaluated whole at each look."""
-        assert self.watch is not None
-        windows = self._held_windows
-        if windows is None or self.source.free:  # for a validation loop these are a sample
-            windows = self.source.windows(_mine(np.arange(self.source.n_records)))
-        if not self.source.free:
-            self._held_windows = windows
-        side = self.watch.held_out
-        wanted = not side.store.complete
-        positions, loss, tokens, contents = self.source.evaluate(windows, contents=wanted)
-        for at, content in zip(windows.positions, contents, strict=False):
-            side.store.add(at, **content)
-        side.traces.merge([])
-        side.add(positions, loss, tokens)
+            self.note(said)
 
     def _warn_no_held_out(self, epoch: float) -> None:
         said = ": validation gave no loss per record, so there is no membership number."
@@ -374,11 +282,6 @@ class WatchSession:
             ),
             stacklevel=3,
         )
-
-
-def _mine(rows: Ints) -> Ints:
-    """This rank's part of work that all ranks share out."""
-    return rows[rank() :: n_ranks()]
 
 
 def _columns(pairs: list[tuple[Ints, Any]]) -> tuple[Ints, list[Any]]:

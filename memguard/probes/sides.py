@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from memguard.capture.traces import LossTraces
 from memguard.records.content import ContentStore
 from memguard.records.patients import PatientMap
 
-__all__ = ["Side", "WatchSettings"]
+__all__ = ["Side", "WatchSettings", "placed"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -69,6 +69,26 @@ class WatchSettings:
         """
         size = min(n_held_out, max(self.sample_size(n_members), _FEWEST_BETWEEN))
         return np.sort(np.random.default_rng(self.seed).permutation(n_held_out)[:size])
+
+
+def placed(parts: Iterable[tuple[Ints, Floats]], n: int) -> Floats:
+    """Losses at their positions.
+
+    Args:
+        parts: Positions ``(B,)`` and losses ``(B,)`` of batches; of a record that comes twice the last counts.
+        n: Number of records of the side.
+
+    Returns:
+        float32 ``(n,)``, NaN where no loss was given.
+
+    Example:
+        >>> placed([(np.array([2, 0]), np.array([.5, 1], np.float32))], 4).tolist()
+        [1.0, nan, 0.5, nan]
+    """
+    loss = np.full(n, np.nan, np.float32)
+    for at, values in parts:
+        loss[at] = values
+    return loss
 
 
 @dataclass
