@@ -33,7 +33,8 @@ class Evaluation:
     def __init__(self, capture: Capture, source: HeldOutSource, watch: Watch) -> None:
         self.capture, self.source, self.watch = capture, source, watch
         self._sample_windows: tuple[Ints, Fetched] | None = None
-        self._held_windows: Fetched | None = None
+        self._held_out_windows: Fetched | None = None  # of all of them
+        self._between_windows: Fetched | None = None  # of a sample
 
     def sample(self) -> Floats:
         """Losses ``(m,)`` of the member sample, whose batches are fetched once."""
@@ -52,18 +53,14 @@ class Evaluation:
 
     def held_out_sample(self) -> Floats:
         """Losses ``(M,)`` of a sample of the held-out records, NaN for the others."""
-        if self._held_windows is None:
+        if self._between_windows is None:
             rows = self.watch.settings.draw_held_out(self.source.n_records, len(self.watch.members.tokens))
-            self._held_windows = self.source.windows(my_part(rows))
-        return self._of_held_out(self._held_windows)
+            self._between_windows = self.source.windows(my_part(rows))
+        return self._of_held_out(self._between_windows)
 
     def refresh_held_out(self) -> None:
         """Put the losses of all held-out records into this rank's watch, where no validation loop does."""
-        windows = self._held_windows
-        if windows is None or self.source.free:  # for a validation loop these are a sample
-            windows = self._all()
-        if not self.source.free:
-            self._held_windows = windows
+        windows = self._all()
         side = self.watch.held_out
         positions, loss, tokens, contents = self.source.evaluate(windows, contents=not side.store.complete)
         for at, content in zip(windows.positions, contents, strict=False):
@@ -72,7 +69,12 @@ class Evaluation:
         side.add(positions, loss, tokens)
 
     def _all(self) -> Fetched:
-        return self.source.windows(my_part(np.arange(self.source.n_records)))
+        if self._held_out_windows is not None:
+            return self._held_out_windows
+        windows = self.source.windows(my_part(np.arange(self.source.n_records)))
+        if not self.source.free:  # needed again at each look
+            self._held_out_windows = windows
+        return windows
 
     def _of_members(self, windows: Fetched) -> Floats:
         mine = losses_of(windows, self.capture.evaluate(windows))

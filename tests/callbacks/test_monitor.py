@@ -268,6 +268,19 @@ def test_looks_between_validations(tmp_path):
     assert all(p.flagged_patients is None for p in monitor.curve if p.epoch % 1)
 
 
+def test_looks_between_take_a_sample_of_the_monitors_own_patients_and_looks_at_the_end_of_an_epoch_all(
+    tmp_path,
+):
+    train, held = loaders(240, 500)
+    monitor = LeakageMonitor(heldout=held, every_n_steps=3, dirpath=tmp_path / "watch")
+    pl.seed_everything(0, verbose=False)
+    trainer(tmp_path, monitor, epochs=2).fit(Forecaster(), train)
+    compared = [(point.epoch % 1 == 0, point.auc.n - len(monitor.watch.sample)) for point in monitor.curve]
+    assert {n for whole, n in compared if whole} == {500}
+    assert max(n for whole, n in compared if not whole) == 200
+    assert (monitor.watch.held_out.tokens > 0).all()
+
+
 def test_every_second_epoch_and_sparse_validation(tmp_path):
     monitor = LeakageMonitor(every_n_epochs=2, dirpath=tmp_path / "a")
     watched(tmp_path / "a", monitor=monitor, epochs=4)

@@ -1,0 +1,282 @@
+"""DP-SGD as a Lightning callback: hooks in, calls out, no arithmetic."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from memguard.callbacks.gather import rank
+from memguard.callbacks.private_loop import PrivateLoop
+from memguard.callbacks.private_run import PrivateRun, RunSettings
+from memguard.errors import MemguardWarning, PrivacyError
+from memguard.privacy.guards.static import scan
+from memguard.privacy.statement import Statement
+
+__all__ = ["DPSGD"]
+
+
+class DPSGD(pl.Callback):
+    """Train with differential privacy for patients (DP-SGD), on an unmodified module, optimizer and data.
+
+    Patients are drawn by Poisson sampling; the gradient of each patient in a step is clipped to ``max_grad_norm`` over
+    all parameters together; Gaussian noise is added to the sum, which is divided by the expected number of patients.
+    No gradient without noise is ever put where the optimizer, a logger or another process could read it. The steps are
+    written to an append-only ledger outside of the checkpoints, and epsilon is derived from it.
+
+    Logged metrics, each with the step:
+
+    =================================  ==============================================================================
+    ``memguard/dp/epsilon``            spent so far (by Rényi divergences, an upper bound; the statement has a tighter
+                                       one); the largest over strata
+    ``memguard/dp/noise_multiplier``   standard deviation of the noise over ``max_grad_norm``
+    ``memguard/dp/sample_rate``        probability with which a patient is in a step, on average
+    ``memguard/dp/clipped_share``      share of the drawn patients whose gradient was shortened: a private number, not
+                                       covered by epsilon
+    =================================  ==============================================================================
+
+    Args:
+        target_epsilon: Spend at most this much in the planned training; the noise follows from it.
+        noise_multiplier: Standard deviation of the noise over ``max_grad_norm``, instead of ``target_epsilon``.
+        delta: ``"1/n"``, one over the number of patients; or a number.
+        max_grad_norm: C, the largest norm of one patient's gradient.
+        unit: ``"patient"``: neighbouring data sets differ in one patient with all records. ``"record"``: in one
+            record, a weaker promise for patients with several, and every output says so.
+        record_to_patient: As :class:`~memguard.LeakageMonitor` takes it, of the training records: ``"auto"``, a
+            function ``position -> id`` or a sequence of ids.
+        sample_rate: Probability with which a patient is in a step. By default such that an epoch has as many steps as
+            without privacy.
+        expected_batch_size: Patients in a step on average, instead of ``sample_rate``.
+        max_records_per_patient: Use at most so many records of a patient in a step, drawn anew each time.
+        physical_batch_size: Records in one forward pass at most; by default twice the loader's batch size. Larger
+            draws are cut, which changes memory and not the result.
+        average: A patient's gradient is the ``"mean"`` or the ``"sum"`` over his records.
+        engine: ``"opacus"``: per-record gradients by the hooks of Opacus. ``"loop"``: one record at a time, exact for
+            any module, slow. ``"auto"``: the first, if it gives the gradients of the second on a few records.
+        budgets: Epsilon of each stratum, by name, where patients are promised different ones (IDP-SGD, sampling;
+            Boenisch et al. 2023, arXiv:2303.17046); replaces ``target_epsilon``.
+        strata: Stratum of each patient: a mapping by id, or one name a patient in ascending order of ids.
+        strata_from_data: Whether the strata were derived from the training data (rarity, flags): the budgets then do
+            not cover what the strata reveal, and the statement says so.
+        checks: Whether to test sensitivity, coverage and noise on a few patients before the first step.
+        dirpath: Folder of the ledger and the statement; ``memguard-dp/`` in the Trainer's root directory by default.
+            Keep it: a run cannot be resumed without it.
+
+    Raises:
+        PrivacyError: At the start of ``fit``, wherever the guarantee would not hold or could not be shown.
+
+    Example:
+        >>> dpsgd = DPSGD(target_epsilon=8, delta="1/n", max_grad_norm=1.0)
+        >>> trainer = pl.Trainer(callbacks=[dpsgd], logger=False, enable_checkpointing=False)
+        >>> dpsgd.epsilon
+        0.0
+
+    Note:
+        What is proven: the final weights, and every weight on the way, are (epsilon, delta)-differentially private
+        with respect to adding or removing one patient, if the noise is random. What is not: whatever else left the
+        training, such as logged losses, a checkpoint chosen by a validation loss, hyper-parameters tried before. The
+        statement lists what the ledger has seen of it. Seeds do not make a private run repeatable: sampling and noise
+        come from the operating system's entropy, since noise that can be repeated can be subtracted.
+    """
+
+    def __init__(
+        self,
+        *,
+        target_epsilon: float | None = None,
+        noise_multiplier: float | None = None,
+        delta: float | str = "1/n",
+        max_grad_norm: float = 1.0,
+        unit: Literal["patient", "record"] = "patient",
+        record_to_patient: Any = "auto",
+        sample_rate: float | None = None,
+        expected_batch_size: float | None = None,
+        max_records_per_patient: int | None = None,
+        physical_batch_size: int | None = None,
+        average: Literal["mean", "sum"] = "mean",
+        engine: Literal["auto", "opacus", "loop"] = "auto",
+        budgets: Mapping[str, float] | None = None,
+        strata: Mapping[Any, str] | Sequence[str] | None = None,
+        strata_from_data: bool = True,
+        checks: bool = True,
+        dirpath: str | Path | None = None,
+    ) -> None:
+        self.settings = RunSettings(
+            target_epsilon=target_epsilon,
+            noise_multiplier=noise_multiplier,
+            delta=delta,
+            max_grad_norm=max_grad_norm,
+            unit=unit,
+            record_to_patient=record_to_patient,
+            sample_rate=sample_rate,
+            expected_batch_size=expected_batch_size,
+            max_records=max_records_per_patient,
+            physical_batch_size=physical_batch_size,
+            average=average,
+            engine=engine,
+            budgets=budgets,
+            strata=strata,
+            strata_from_data=strata_from_data,
+            checks=checks,
+        )
+        self.dirpath = None if dirpath is None else Path(dirpath)
+        self._run: PrivateRun | None = None
+        self._loop: PrivateLoop | None = None
+        self._state: Mapping[str, Any] | None = None
+
+    # -- what a person reads -------------------------------------------------------------------------------
+
+    @property
+    def epsilon(self) -> float:
+        """Spent by this run so far, over everything that it was resumed from; the largest over strata."""
+        return 0.0 if self._run is None else self._run.epsilon()
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """In use, or as given."""
+        return self.settings.noise_multiplier if self._run is None else self._run.noise_multiplier
+
+    @property
+    def sample_rate(self) -> float | None:
+        """Probability with which a patient is in a step, on average."""
+        return self.settings.sample_rate if self._run is None else self._run.plan.sample_rate
+
+    @property
+    def ledger_path(self) -> Path | None:
+        """The file that epsilon is derived from."""
+        return None if self._run is None else self._run.ledger_path
+
+    def statement(self) -> Statement:
+        """What is promised to whom, and what is not covered, derived from the ledger.
+
+        Raises:
+            PrivacyError: Before a training has begun.
+        """
+        if self._run is None:
+            raise PrivacyError(
+                "no training has begun", "there is nothing to state", "call statement() after Trainer.fit"
+            )
+        return self._run.statement()
+
+    # -- the life of a fit ---------------------------------------------------------------------------------
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._restore()
+        others = [one for one in trainer.callbacks if isinstance(one, DPSGD)]  # type: ignore[attr-defined]
+        if len(others) > 1:
+            raise PrivacyError(
+                f"{len(others)} DPSGD callbacks", "each would add its noise to the other's", "keep one"
+            )
+        refuse(scan(trainer, pl_module))
+        self._run = None if self._state is None and not trainer.global_step else self._run
+        self._loop = PrivateLoop(trainer, pl_module, self.settings, run=self._run)
+        self._loop.install()
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        refuse(scan(trainer, pl_module))  # optimizers and schedulers exist now
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._loop is not None
+        folder = self.dirpath or Path(trainer.default_root_dir) / "memguard-dp"
+        state, self._state = self._state, None
+        self._run = self._loop.open(folder, state)
+        for finding in scan(trainer, pl_module):
+            self._run.note(finding)
+            warnings.warn(MemguardWarning(finding.seen, finding.why, finding.fix), stacklevel=2)
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._loop is not None:
+            self._loop.begin_epoch()
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self._loop is not None:
+            self._loop.release(optimizer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._loop is None or self._run is None:
+            return
+        counts = self._loop.stepped()
+        if counts is None:
+            return
+        shown = {
+            "epsilon": self._run.epsilon_now(),
+            "noise_multiplier": self._run.noise_multiplier,
+            "sample_rate": self._run.plan.sample_rate,
+            "clipped_share": counts.clipped_share,
+        }
+        for name, value in shown.items():
+            if math.isnan(value):
+                continue
+            # Every process has the same number: there is nothing to reduce.
+            pl_module.log(
+                f"memguard/dp/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "epsilon",
+                batch_size=1, rank_zero_only=False, sync_dist=False,
+            )  # fmt: skip
+        if self._run.exhausted():
+            trainer.should_stop = True
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._run is not None and self._loop is not None:
+            self._run.end(stopped_early=bool(trainer.should_stop), step=trainer.global_step)
+            if rank() == 0:
+                self._run.write_statement()
+
+    @override
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        try:
+            if self._run is not None:
+                self._run.interrupted(type(exception).__name__, step=trainer.global_step)
+        finally:
+            self._restore()
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._restore()
+
+    def _restore(self) -> None:
+        """Leave trainer, strategy, module and loaders as they were; idempotent."""
+        if self._loop is not None:
+            self._loop.restore()
+        if self._run is not None:
+            self._run.close()
+        self._loop = None
+
+    # -- state ---------------------------------------------------------------------------------------------
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self._run is None:
+            return dict(self._state or {})
+        return self._run.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict or None
+
+
+def refuse(findings: Sequence[Any]) -> None:
+    """Raise the first finding under which the guarantee would not hold."""
+    for finding in findings:
+        if finding.severity == "refuse":
+            raise PrivacyError(finding.seen, finding.why, finding.fix)
