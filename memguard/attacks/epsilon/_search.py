@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from memguard.attacks.epsilon.thresholds import Guesses
 
@@ -23,7 +24,7 @@ def best_of(
     """
     best, decisive = 0.0, max(sets, key=lambda one: one.total)
     for one in sets:
-        found = refuted(lambda e, one=one: p_value(one, e), one.level, best, most)  # type: ignore[misc]
+        found = refuted(partial(p_value, one), one.level, best, most)
         if found > best:
             best, decisive = found, one
     return best, decisive

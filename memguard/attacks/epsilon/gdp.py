@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
-from memguard.attacks._checks import Floats
 from memguard.attacks.epsilon._coins import canaries
 from memguard.attacks.epsilon.bound import EpsilonBound
 from memguard.attacks.epsilon.curves import gaussian_epsilon
-from memguard.attacks.epsilon.thresholds import mid_ranks
+from memguard.attacks.membership import roc
 
 __all__ = ["epsilon_gdp", "gdp_p_value"]
 
@@ -60,7 +59,7 @@ def epsilon_gdp(
     gaussian_epsilon(1.0, delta)  # refuses delta = 0
     inside, level = int(truth.sum()), 1.0 - confidence
     outside = len(truth) - inside
-    area = _area(values, truth)
+    area = roc(values, truth).area()
 
     def least_mu(theta: float) -> float:
         if gdp_p_value(theta, inside, outside, 0.0) > level:
@@ -123,10 +122,3 @@ def _separated(inside: int, outside: int, mu: float) -> float:
         + inside * special.log_ndtr(mu - y)
     )
     return float(min(1.0, np.trapezoid(np.exp(log_density), y)))
-
-
-def _area(values: Floats, truth: np.ndarray) -> float:
-    inside = int(truth.sum())
-    n = len(values)
-    ranks = mid_ranks(values) * n + 0.5
-    return float((ranks[truth].sum() - inside * (inside + 1) / 2) / (inside * (n - inside)))

@@ -1,18 +1,22 @@
 """A sharper one-run bound: guesses are weighed by how extreme their scores are, instead of counted.
 
 Let training be (epsilon, delta)-DP, p = 1 / (1 + exp(-epsilon)), and reveal the fair coins S_1, ..., S_m of the
-canaries one after the other. Given everything that was released and S_1, ..., S_(i-1), a guess of S_i is right with
-some probability q_i. Let F_i be 1 with probability max(0, q_i - p) / (1 - p): then "right" is dominated by
-max(B_i, F_i) with a coin B_i of probability p that is independent of all before it. With P_1 and P_0 the distributions
-of the release for S_i = 1 and 0, the mean of max(0, q_i - p) is at most half the integral of
-max(0, (1 - p) P_1 - p P_0) plus half of the same with P_1 and P_0 exchanged, so at most (1 - p) delta. So the mean of
-F = F_1 + ... + F_m is at most m delta, and for weights w >= 0 that do not depend on the coins and any whole j >= 0
+canaries one after the other. Given everything that was released and S_1, ..., S_(i-1), let q_i be the probability of
+the likelier value of S_i, and F_i be 1 with probability max(0, q_i - p) / (1 - p). A guess of S_i, which is a function
+of the release, is right with probability at most q_i; so "right" is dominated by max(B_i, F_i) with a coin B_i of
+probability p that is independent of the release and of all before it. (For the less likely value even B_i alone will
+do, as 1 - q_i <= 1/2 <= p. So one and the same F_i serves whatever is guessed; only the B_i differ.) With P_1 and P_0
+the distributions of the release for S_i = 1 and 0, given S_1, ..., S_(i-1), the mean of max(0, q_i - p) is half the
+integral of max(0, (1 - p) P_1 - p P_0) plus half of the same with P_1 and P_0 exchanged. As p / (1 - p) = exp(epsilon),
+each integral is at most (1 - p) delta. So the mean of F_i is at most delta, that of F = F_1 + ... + F_m at most
+m delta, and for weights w >= 0 that do not depend on the coins and any whole j >= 0
 
-    P(weight of the right guesses >= t + j max w) <= P(sum w_i B_i >= t) + m delta / (j + 1).
+    P(weight of the right guesses >= t + j max w) <= P(sum w_i B_i >= t) + m delta / (j + 1),
 
-The last term is the probability of F > j, one event for all guesses that one may ever make from the same release: for
-several tests, and for many looks during one training, it is paid once. Without delta and with equal weights this is
-the counting theorem of arXiv 2305.08846.
+as the weight is at most that of the B_i and F times the largest, and by Markov's inequality P(F >= j + 1) is small.
+That last term belongs to one event, F > j, for all guesses that one may ever make from the same release: for several
+tests, and for many looks during one training (the release is then all that they saw), it is paid once. Without delta
+and with equal weights this is the counting theorem of arXiv 2305.08846.
 
 The weights are small whole numbers, so that the sum's distribution can be computed as it stands. They follow the log
 odds that the canaries would have, beyond epsilon, if the scores of included and left-out ones were two shifted normal
@@ -46,6 +50,7 @@ _LEVELS = 12  # distinct weights
 _CELLS = np.concatenate([np.arange(1, 13) * 0.25, np.arange(7, 13) * 0.5, np.arange(7, 31) * 1.0])
 _CUTS = (1.0, 0.5, 0.25, 0.1, 0.03)  # where weights are cut off, as a share of the largest
 _XTOL = 1e-7
+_ROUNDING = 1e-12  # more than a computed tail can fall short of the true one
 _FOR_DELTA = 0.25  # share of the error that may go to delta
 _SKETCH = 256  # canaries that stand for all when the shift is chosen
 
@@ -81,7 +86,7 @@ class Weighted:
         """
         named: list[tuple[Side, float]] = [("both", self.both), ("in", self.inside), ("out", self.outside)]
         total = sum(part for _, part in named)
-        if min(part for _, part in named) < 0 or abs(total - 1) > 1e-9:
+        if not (min(part for _, part in named) >= 0 and abs(total - 1) <= 1e-9):
             raise MemguardError(
                 f"{self!r}",
                 "more or less than the whole error would be spent",
@@ -143,7 +148,8 @@ def _refuted(
     ``extreme`` rises, and ``right`` goes with it.
     """
     weights = np.zeros(len(right), np.int64)
-    if len(right) == 0:
+    level -= _ROUNDING
+    if len(right) == 0 or level <= _ROUNDING:
         return 0.0, weights
     key, about = (
         extreme.tobytes(),
