@@ -16,7 +16,7 @@ from memguard.capture.losses import CapturedLoss, LossCapture, attribute, from_o
 from memguard.capture.stillness import untouched
 from memguard.errors import AmbiguousLossError
 
-__all__ = ["PerRecordLoss", "evaluate"]
+__all__ = ["PerRecordLoss", "evaluate", "silenced", "step_arguments", "to_device"]
 
 PerRecordLoss = Callable[[Any, Any], Any]
 
@@ -66,16 +66,16 @@ def evaluate(
     sizes = batch_sizes if batch_sizes is not None else getattr(batches, "sizes", None)
     memory = memory if memory is not None else LayoutMemory()
     found = []
-    with _validation_grad_mode(trainer), untouched(module), _silenced(trainer, module):
+    with _validation_grad_mode(trainer), untouched(module), silenced(trainer, module):
         for number, batch in enumerate(batches):
             size = sizes[number] if sizes is not None else infer_batch_size(batch)
-            batch = _to_device(trainer, module, _copied(batch), dataloader_idx)
+            batch = to_device(trainer, module, _copied(batch), dataloader_idx)
             with _precision(trainer):
                 if override is not None:
                     captured = from_override(_called(override, module, batch), batch_size=size)
                 else:
                     with LossCapture() as seen:
-                        returned = module.validation_step(*_arguments(module, batch, number, dataloader_idx))
+                        returned = module.validation_step(*step_arguments(module.validation_step, batch, number, dataloader_idx))
                     captured = attribute(seen.calls, returned, size, like=like, batch=batch, memory=memory)
                     seen.calls.clear()
             found.append(normal(captured))
@@ -146,8 +146,14 @@ def _has_validation_step(module: Any) -> bool:
         return callable(getattr(module, "validation_step", None))
 
 
-def _arguments(module: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> list[Any]:
-    parameters = inspect.signature(module.validation_step).parameters
+def step_arguments(step: Callable[..., Any], batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
+    """What a Trainer would pass to a user's step: as many of batch and numbers as it takes.
+
+    Example:
+        >>> step_arguments(lambda batch: batch, "batch", 0), step_arguments(lambda batch, idx: batch, "batch", 0)
+        (['batch'], ['batch', 0])
+    """
+    parameters = inspect.signature(step).parameters
     some = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     most = 3 if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()) else len(some)
     given = [batch, batch_idx, dataloader_idx][: max(1, min(most, 3))]
@@ -161,7 +167,8 @@ def _copied(batch: Any) -> Any:
     return apply_to_collection(batch, Tensor, torch.clone)
 
 
-def _to_device(trainer: Any, module: Any, batch: Any, dataloader_idx: int) -> Any:
+def to_device(trainer: Any, module: Any, batch: Any, dataloader_idx: int = 0) -> Any:
+    """Convert and move a batch as the Trainer does, the user's hooks included."""
     if trainer is None:
         return batch
     # The class's own method: the tracker may be listening on the instance, and this batch is not the run's.
@@ -197,7 +204,7 @@ def _validation_grad_mode(trainer: Any) -> contextlib.AbstractContextManager[Any
 
 
 @contextlib.contextmanager
-def _silenced(trainer: Any, module: Any) -> Iterator[None]:
+def silenced(trainer: Any, module: Any) -> Iterator[None]:
     """No value reaches a logger, a progress bar or ``callback_metrics``."""
     from lightning.pytorch.loggers.logger import DummyLogger
 
