@@ -12,7 +12,11 @@ standard errors; one audit, and a look at each of 50 epochs that counts as false
 - ``fails``: all coins are shown with probability delta, noise otherwise: (0, delta)-DP, with delta = 0.01.
 - ``gaussian``: the Gaussian mechanism with epsilon 1 at delta 1e-5, for the bounds that assume Gaussian-DP.
 
-Then the mean AUC on null scores, and tightness: medians on two normal distributions one apart (epsilon 4.38).
+Then what else is measured on scores that know nothing. ``intervals``: the mean AUC, and the share of 95 % intervals
+that lie wholly above the true null value. The intervals are two-sided, so 2.5 % of them may. ``exposure``: canaries
+that were not inserted; their exposure has a mean of 1.44 bits, a share 2^-k of them may reach k bits, and each has a
+true exposure of its own, above which 2.5 % of the intervals may lie. Last, ``tight``: medians on two normal
+distributions one apart (epsilon 4.38).
 """
 
 import argparse
@@ -30,9 +34,15 @@ from memguard.attacks import (
     epsilon_gdp,
     epsilon_one_run,
     epsilon_sequential,
+    exposure,
     gaussian_delta,
+    membership_advantage,
+    tnr_at_fnr,
+    tpr_at_fpr,
 )
+from memguard.errors import ResolutionError
 
+PARTS = ["one", "looks", "intervals", "exposure", "tight"]
 DELTA = 1e-5
 LOOKS = 50
 BOUNDS = {
@@ -45,6 +55,15 @@ BOUNDS = {
 GAUSSIAN = {
     "GDP": epsilon_gdp,
     "f-DP, Gaussian curve": lambda s, i, **k: epsilon_f_dp(s, i, curve="gaussian", **k),
+}
+INTERVALS = {  # of scores and coins, with the value that they have where nothing is to be found
+    "AUC": (auc, 0.5),
+    "TPR at FPR 10 %": (lambda s, i: tpr_at_fpr(s, i, 0.1), 0.1),
+    "TPR at FPR 1 %": (lambda s, i: tpr_at_fpr(s, i, 0.01), 0.01),
+    "TNR at FNR 10 %": (lambda s, i: tnr_at_fnr(-s, i, 0.1), 0.1),
+    "TNR at FNR 1 %": (lambda s, i: tnr_at_fnr(-s, i, 0.01), 0.01),
+    "advantage, best threshold": (membership_advantage, 0.0),
+    "advantage, threshold 0": (lambda s, i: membership_advantage(s, i, threshold=0.0), 0.0),
 }
 
 
@@ -81,9 +100,9 @@ def looks(kind: str, m: int, rng: np.random.Generator):
     return np.floor(scores) + 0.5 * rng.random((LOOKS, m)), included, epsilon, delta
 
 
-def share(wrong: int, runs: int) -> str:
-    """A share of false claims beside what it may be."""
-    allowed = 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
+def share(wrong: int, runs: int, promised: float = 0.05) -> str:
+    """A share of false claims, marked where it is more than two standard errors above what it may be."""
+    allowed = promised + 2 * math.sqrt(promised * (1 - promised) / runs)
     return f"{100 * wrong / runs:5.2f} %{'' if wrong / runs <= allowed else '  ABOVE ' + format(100 * allowed, '.2f')}"
 
 
@@ -92,16 +111,18 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--canaries", type=int, nargs="+", default=[100, 300, 1000, 5000])
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--only", choices=["one", "looks", "auc", "tight"], nargs="+")
+    parser.add_argument("--only", choices=PARTS, nargs="+")
     args = parser.parse_args()
-    parts = args.only or ["one", "looks", "auc", "tight"]
+    parts = args.only or PARTS
     for m in args.canaries:
         if "one" in parts:
             one_look(m, args.runs, args.seed)
         if "looks" in parts:
             many_looks(m, args.runs, args.seed)
-        if "auc" in parts:
-            null_auc(m, args.runs, args.seed)
+        if "intervals" in parts:
+            null_intervals(m, args.runs, args.seed)
+        if "exposure" in parts:
+            null_exposure(m, args.runs, args.seed)
     if "tight" in parts:
         tightness(min(args.runs, 200), args.seed)
 
@@ -137,16 +158,44 @@ def many_looks(m: int, runs: int, seed: int) -> None:
             )
 
 
-def null_auc(m: int, runs: int, seed: int) -> None:
-    found = []
+def null_intervals(m: int, runs: int, seed: int) -> None:
+    start, areas, wrong = time.perf_counter(), [], dict.fromkeys(INTERVALS, 0)
+    counted = dict.fromkeys(INTERVALS, 0)
     for run in range(runs):
         scores, included, _, _ = experiment("null", m, np.random.default_rng([seed + 2, m, run]))
-        found.append(auc(scores, included).value)
-    error = np.std(found) / math.sqrt(runs)
-    print(
-        f"m = {m}, mean AUC on null scores {np.mean(found):.4f} (two standard errors {2 * error:.4f})",
-        flush=True,
-    )
+        for name, (measure, null) in INTERVALS.items():
+            try:
+                found = measure(scores, included)
+            except ResolutionError:  # too few canaries for this rate
+                continue
+            counted[name] += 1
+            wrong[name] += found.low > null
+            if name == "AUC":
+                areas.append(found.value)
+    error, spent = np.std(areas) / math.sqrt(runs), time.perf_counter() - start
+    print(f"\nm = {m}, null, {runs} runs ({spent:.0f} s): 95 % intervals wholly above the null value")
+    print(f"  mean AUC {np.mean(areas):.4f} (two standard errors {2 * error:.4f})")
+    for name, count in wrong.items():
+        line = share(count, counted[name], 0.025) if counted[name] == runs else "  n/a, too few canaries"
+        print(f"  {name:26s} {line}", flush=True)
+
+
+def null_exposure(m: int, runs: int, seed: int) -> None:
+    """``m`` alternatives and one canary per run, all uniform, so that a loss is its own share of the space."""
+    bits, wrong = np.empty(runs), 0
+    for run in range(runs):
+        rng = np.random.default_rng([seed + 4, m, run])
+        loss = rng.random()
+        found = exposure(loss, rng.random(m))
+        bits[run] = found.value[0]
+        wrong += found.low[0] > -math.log2(loss)
+    print(f"\n{m} alternatives, {runs} canaries that were not inserted: exposure")
+    error = np.std(bits) / math.sqrt(runs)
+    print(f"  mean {np.mean(bits):.3f} bits (two standard errors {2 * error:.3f}; 1 / ln 2 is 1.443)")
+    for k in (1, 2, 4, 6, 8):
+        line = share(int(np.count_nonzero(bits >= k)), runs, 2.0**-k)
+        print(f"  at least {k} bits {line}, may be {100 * 2.0**-k:.2f} %")
+    print(f"  interval wholly above the true exposure {share(wrong, runs, 0.025)}", flush=True)
 
 
 def tightness(runs: int, seed: int) -> None:
