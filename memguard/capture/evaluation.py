@@ -75,7 +75,8 @@ def evaluate(
                     captured = from_override(_called(override, module, batch), batch_size=size)
                 else:
                     with LossCapture() as seen:
-                        returned = module.validation_step(*step_arguments(module.validation_step, batch, number, dataloader_idx))
+                        step = module.validation_step
+                        returned = step(*step_arguments(step, batch, number, dataloader_idx))
                     captured = attribute(seen.calls, returned, size, like=like, batch=batch, memory=memory)
                     seen.calls.clear()
             found.append(normal(captured))

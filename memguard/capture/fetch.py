@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 
 from memguard.capture.stillness import forked_rng, still_generators
+from memguard.errors import DataError
 
-__all__ = ["Fetched", "fetch"]
+__all__ = ["Fetched", "fetch", "reader", "source_of"]
 
 
 class Fetched(list[Any]):
@@ -76,3 +78,59 @@ def fetch(
             samples = many(wanted) if many else [dataset[row] for row in wanted]
             batches.append(collate(samples))
     return Fetched(batches, cuts)
+
+
+def reader(loader: Any) -> Callable[[Sequence[int]], Any]:
+    """A function that gives some records as one batch, collated as the loader does; randomness runs on.
+
+    Args:
+        loader: A DataLoader over a map-style dataset; with ``batch_size=None``, one whose sampler gives lists of
+            positions, or single positions (then one record at a time can be read).
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> reader(DataLoader([10, 11, 12], batch_size=2))([2, 0])
+        tensor([12, 10])
+    """
+    whole = False
+    if getattr(loader, "batch_sampler", None) is None:
+        whole = isinstance(next(iter(loader.sampler), None), list | tuple)
+    dataset, collate, most = source_of(loader, whole)
+    many = getattr(dataset, "__getitems__", None)
+
+    def read(positions: Sequence[int]) -> Any:
+        if len(positions) > most:
+            raise DataError(
+                f"{len(positions)} records asked of a loader that gives them one by one",
+                "it does not say how several make a batch",
+                "pass batch_size= and collate_fn= to the DataLoader",
+            )
+        wanted = [int(position) for position in positions]
+        return collate(many(wanted) if many else [dataset[position] for position in wanted])
+
+    return read
+
+
+def source_of(loader: Any, whole_batches: bool) -> tuple[Any, Callable[[Any], Any], int]:
+    """Dataset and collate function that make a batch of a list of positions, and how long that list may be.
+
+    Args:
+        loader: A DataLoader.
+        whole_batches: Whether its sampler hands lists of positions to the dataset (``batch_size=None``).
+    """
+    collate = getattr(loader, "collate_fn", None) or torch.utils.data.default_collate
+    if getattr(loader, "batch_sampler", None) is not None:
+        return loader.dataset, collate, sys.maxsize
+    if whole_batches:
+        return _WholeBatches(loader.dataset), collate, sys.maxsize
+    return loader.dataset, lambda samples: collate(samples[0]), 1
+
+
+class _WholeBatches:
+    """A dataset that collates by itself: it is asked for a list of positions and gives a batch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, positions: list[int]) -> Any:
+        return self.dataset[positions]

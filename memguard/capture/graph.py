@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn.functional import nll_loss
 
 from memguard.capture.call import LossCall
 
@@ -30,10 +30,11 @@ def kept_log_p(loss: Tensor) -> Tensor | None:
     """The log-probabilities that the graph of a cross entropy or NLL keeps; ``None`` if it is none, or has none left.
 
     Example:
+        >>> from torch.nn.functional import cross_entropy
         >>> logits = torch.zeros(2, 4, requires_grad=True)
-        >>> tuple(kept_log_p(F.cross_entropy(logits, torch.tensor([1, 3]))).shape)
+        >>> tuple(kept_log_p(cross_entropy(logits, torch.tensor([1, 3]))).shape)
         (2, 4)
-        >>> kept_log_p(2 * F.cross_entropy(logits, torch.tensor([1, 3]))) is None
+        >>> kept_log_p(2 * cross_entropy(logits, torch.tensor([1, 3]))) is None
         True
     """
     node = loss.grad_fn
@@ -59,7 +60,7 @@ def values_at(log_p: Tensor, target: Tensor, weight: Tensor | None, ignore_index
         where = target.reshape(log_p.shape[0], *log_p.shape[2:]) if log_p.dim() == 4 else target
         if log_p.shape[0] != where.shape[0]:
             return None
-        values = F.nll_loss(log_p, where, weight=weight, ignore_index=ignore_index, reduction="none")
+        values = nll_loss(log_p, where, weight=weight, ignore_index=ignore_index, reduction="none")
         return values.reshape(target.shape)
 
 
@@ -75,15 +76,16 @@ class GraphRoute:
         proofs: Steps in a row that agreed; negative once it has failed.
 
     Example:
+        >>> from torch.nn.functional import cross_entropy
         >>> route = GraphRoute()
         >>> logits, y = torch.zeros(2, 4, requires_grad=True), torch.tensor([1, 3])
         >>> for _ in range(3):
-        ...     loss = F.cross_entropy(logits, y)
-        ...     values = F.cross_entropy(logits, y, reduction="none")
+        ...     loss = cross_entropy(logits, y)
+        ...     values = cross_entropy(logits, y, reduction="none")
         ...     route.compare(loss, [LossCall("cross_entropy", loss, values, logits, y, "mean", ignore_index=-100)])
-        >>> route.proven, route.call(F.cross_entropy(logits, y)).elements.tolist()
+        >>> route.proven, route.call(cross_entropy(logits, y)).elements.tolist()
         (True, [1.3862943649291992, 1.3862943649291992])
-        >>> route.call(F.cross_entropy(logits, y) + 1) is None, route.proven
+        >>> route.call(cross_entropy(logits, y) + 1) is None, route.proven
         (True, False)
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from memguard.capture.content import batch_content
 from memguard.capture.evaluation import PerRecordLoss, evaluate
-from memguard.capture.fetch import Fetched, fetch
+from memguard.capture.fetch import Fetched, fetch, source_of
 from memguard.capture.ids import IndexTracker, Positions, RecordIds, Stage, entry_of
 from memguard.capture.losses import CapturedLoss
 from memguard.capture.steps import StepCapture
@@ -235,15 +235,9 @@ class Capture:
     ) -> Fetched:
         """Records of a followed loader, collated as it does (:func:`~memguard.capture.fetch.fetch`)."""
         loader = self.tracker.loader(stage, dataloader_idx)
+        dataset, collate, most = source_of(loader, self.tracker.whole_batches(stage, dataloader_idx))
         size = batch_size or getattr(loader, "batch_size", None) or 64
-        collate: Callable[[Any], Any] | None = getattr(loader, "collate_fn", None)
-        dataset = loader.dataset
-        if getattr(loader, "batch_sampler", None) is None:  # batch_size=None
-            if self.tracker.whole_batches(stage, dataloader_idx):
-                dataset, size = _WholeBatches(dataset), batch_size or 64
-            else:
-                collate, size = _only(collate), 1
-        found = fetch(dataset, positions, collate, size)
+        found = fetch(dataset, positions, collate, min(size, most))
         if self.tracker.record_ids is not None:  # the collate function may have an order of its own
             found.positions = [
                 self._named(batch, at, stage) for batch, at in zip(found, found.positions, strict=True)
@@ -277,20 +271,3 @@ class Capture:
                 MemguardWarning(f"{stage} step: {problem}", "no further losses are taken there", ""),
                 stacklevel=2,
             )
-
-
-class _WholeBatches:
-    """A dataset that collates by itself: it is asked for a list of positions and gives a batch."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __getitems__(self, positions: list[int]) -> Any:
-        return self.dataset[positions]
-
-
-def _only(collate: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-    def convert(samples: list[Any]) -> Any:
-        return collate(samples[0]) if collate is not None else samples[0]
-
-    return convert
