@@ -18,8 +18,9 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from memguard.errors import PrivacyError
+from memguard.privacy.noise import fingerprint, generator
 
-__all__ = ["Chunk", "PatientSampler", "draw_size", "n_chunks", "whole_draw"]
+__all__ = ["Chunk", "PatientSampler", "expected_draw", "n_chunks", "whole_draw"]
 
 _Ints = np.ndarray[Any, np.dtype[np.int64]]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -98,7 +99,7 @@ def whole_draw(chunks: Sequence[Chunk]) -> int:
     return first.draw
 
 
-def draw_size(
+def expected_draw(
     rates: float | Sequence[float] | _Floats, records: Sequence[int] | _Ints, max_records: int | None = None
 ) -> tuple[float, float]:
     """Expected number of records in a draw, and its standard deviation.
@@ -112,7 +113,7 @@ def draw_size(
         ``sum(q r)`` and ``sqrt(sum(q (1 - q) r^2))`` over patients, r being the capped number of records.
 
     Example:
-        >>> draw_size(0.5, [1, 1, 1, 10], max_records=1)
+        >>> expected_draw(0.5, [1, 1, 1, 10], max_records=1)
         (2.0, 1.0)
     """
     r = np.asarray(records, dtype=np.float64)
@@ -126,7 +127,7 @@ def n_chunks(expected: float, sd: float, physical: int) -> int:
     """In how many parts to cut each draw, so that a part fits in memory in all but about one of 1e9 draws.
 
     Args:
-        expected: Expected records in a draw, of :func:`draw_size`.
+        expected: Expected records in a draw, of :func:`expected_draw`.
         sd: Their standard deviation.
         physical: Records that fit in memory at once, all processes together.
 
@@ -163,15 +164,20 @@ class PatientSampler(Sampler[list[int]]):
         rank: Number of this process. All processes make the same draws from the same seed, and each takes its share.
         world: Number of processes.
         carrier: Position that stands for an empty part, since a loader cannot give a batch of nothing.
-        skip: For a run that goes on in the middle of a draw: how many of its parts are over. See Note.
+
+    Attributes:
+        owner_of_record: ``(N,)`` int64, as given.
+        skip: For a run that goes on in the middle of a draw: how many of its parts are over; 0 again as soon as a
+            chunk is taken. See Note.
 
     Raises:
         PrivacyError: If an argument does not describe a Poisson draw.
 
     Note:
-        A new pass goes on with new draws and never repeats one. With ``skip`` the first draw is a Poisson draw with
-        ``(chunks - skip) / chunks`` of each rate, in the parts that are left: whole, no larger than memory allows, and
-        covered by the accounted rate, since smaller rates give smaller epsilons.
+        A new pass goes on with new draws and never repeats one. With ``skip`` the first draw of a pass is a Poisson
+        draw with ``(chunks - skip) / chunks`` of each rate, in the parts that are left: whole, no larger than memory
+        allows, and covered by the accounted rate, since smaller rates give smaller epsilons. (A draw at a share of the
+        rate is a mixture of the draw at the rate and an empty one, and the divergences behind epsilon are convex.)
 
     Example:
         >>> sampler = PatientSampler([0, 0, 1, 2], rates=1.0, steps=1, chunks=2, max_records=None, seed=bytes(8))
@@ -195,7 +201,6 @@ class PatientSampler(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         carrier: int = 0,
-        skip: int = 0,
     ) -> None:
         super().__init__()
         owner = np.asarray(owner_of_record)
@@ -219,30 +224,30 @@ class PatientSampler(Sampler[list[int]]):
                 "a rate is the probability that a patient is in a draw",
                 "pass rates= above 0 and up to 1",
             )
-        self._bounds(steps, chunks, max_records, rank, world, carrier, skip, len(owner))
+        self._bounds(steps, chunks, max_records, rank, world, carrier, len(owner))
         if len(seed) < _SEED_BYTES:
             raise PrivacyError(
                 f"a seed of {len(seed)} bytes",
                 "draws that can be guessed give no amplification by sampling",
-                "pass seed=memguard.privacy.noise.entropy()",
+                "pass seed= what memguard.privacy.noise.entropy() gives",
             )
         self.steps, self.chunks, self.max_records = steps, chunks, max_records
         self.rank, self.world, self.carrier = rank, world, carrier
         self.n_patients = int(len(q) if q.ndim else used)
-        self.n_records = len(owner)
+        self.owner_of_record: _Ints = owner.astype(np.int64)
         self._rates = q
         # Records of patient p: order[starts[p]:starts[p + 1]], in the order of the dataset.
         self._order: _Ints = np.argsort(owner, kind="stable")[int((owner < 0).sum()) :]
         counts = np.bincount(owner[self._order], minlength=self.n_patients)
         self._starts: _Ints = np.concatenate([[0], np.cumsum(counts)])
-        self._seed = int.from_bytes(b"\x01" + seed, "big")
+        self._seed = bytes(seed)
         self._pass = -1
-        self._skip = skip
+        self.skip = 0
         self._under_way: deque[Chunk] = deque()
 
     @staticmethod
     def _bounds(
-        steps: int, chunks: int, most: int | None, rank: int, world: int, carrier: int, skip: int, n: int
+        steps: int, chunks: int, most: int | None, rank: int, world: int, carrier: int, n: int
     ) -> None:
         for name, value, low, high in (
             ("steps", steps, 1, None),
@@ -251,11 +256,20 @@ class PatientSampler(Sampler[list[int]]):
             ("world", world, 1, None),
             ("rank", rank, 0, world),
             ("carrier", carrier, 0, n),
-            ("skip", skip, 0, chunks),
         ):
             if value is not None and (value < low or (high is not None and value >= high)):
                 limit = f"from {low}" + ("" if high is None else f" to {high - 1}")
                 raise PrivacyError(f"{name}={value}", "no draw can be made", f"pass {name}= {limit}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells two seeds apart without giving them away."""
+        return fingerprint(self._seed, "sampling")
+
+    @property
+    def used(self) -> _Ints:
+        """Positions of the records that may be drawn, ascending."""
+        return np.flatnonzero(self.owner_of_record >= 0)
 
     @property
     def rates(self) -> _Floats:
@@ -276,7 +290,9 @@ class PatientSampler(Sampler[list[int]]):
         current = self._pass
         self._under_way.clear()
         for step in range(self.steps):
-            for chunk in self._draw(current * self.steps + step, self._skip if step == 0 else 0):
+            for chunk in self._draw(
+                current * self.steps + step, min(self.skip, self.chunks - 1) if step == 0 else 0
+            ):
                 if self._pass != current:
                     raise PrivacyError(
                         "two iterations over one private loader at the same time",
@@ -312,13 +328,13 @@ class PatientSampler(Sampler[list[int]]):
                 "gradients would be given to the wrong patients, and a patient could be clipped as two",
                 fix,
             )
-        self._skip = 0  # the interrupted draw is being made up for
+        self.skip = 0  # the interrupted draw is being made up for
         return self._under_way.popleft()
 
     def _draw(self, number: int, skip: int) -> list[Chunk]:
         """The share of this process in one draw; a function of seed and number, so all processes agree."""
         # Keyed by number: processes that prefetch differently far must not drift apart at the next pass.
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self._seed, spawn_key=(number,))))
+        rng = generator(self._seed, "sampling", number)
         parts = self.chunks - skip
         patients = self._included(rng, parts / self.chunks)
         row, positions = self._records(rng, patients)
