@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from memguard.capture.loaders import Track, as_positions, track_loader, why_untrackable
+from memguard.capture.loaders import Tagged, Track, as_positions, track_loader, why_untrackable
 from memguard.capture.shadow import Shadows
 from memguard.errors import IndexTrackingError
 
@@ -108,6 +108,20 @@ class IndexTracker:
         return tracked
 
     # -- per batch ---
+
+    def announce(self, batch: Any, positions: Sequence[int]) -> None:
+        """Say which training records a batch holds that did not come out of the loader, before it goes into a step.
+
+        Every tracker that follows the same loader will know it, once the batch passes ``convert_input``.
+
+        Raises:
+            IndexTrackingError: If no training loader is followed.
+        """
+        name, loader = self._loader("train", 0)
+        track = loader.__dict__.get("_memguard_track") if hasattr(loader, "__dict__") else None
+        if track is None or not track.active:
+            raise IndexTrackingError(f"train loader{name} is not followed", "records cannot be told apart", _FIX)
+        track.arrived(0, Tagged(list(positions), batch))
 
     def _arrive(self, data: Any) -> None:
         self.arrivals += 1

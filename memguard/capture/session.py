@@ -192,6 +192,17 @@ class Capture:
             self._train = (found, self._observe(found))
         return self._train[1]
 
+    def take_train(self) -> list[Observation]:
+        """What the training step has shown of the batch that the loop is at: one observation for each call of it.
+
+        Call it once in ``on_train_batch_end``. More than one where the batch is trained on in pieces; none where the
+        step was not called, or gave no loss.
+        """
+        found = self.steps.this_batch()
+        if len(found) > 1:
+            return [self._observe(one) for one in found]
+        return [self.last_train] if found and self.last_train is not None else []
+
     def last_val(self, dataloader_idx: int = 0) -> Observation | None:
         """The last validation step of a loader; None if it gave no loss."""
         found = self.steps.last_val.get(dataloader_idx)

@@ -34,6 +34,8 @@ class StepCapture:
 
     Attributes:
         last_train: ``(positions, captured, batch)`` of the last training step; None if it gave nothing.
+        batch_train: The same for every call of the training step on the last batch: more than one where the batch
+            is trained on in pieces, as by the loop engine of DP-SGD.
         last_val: The same for each validation loader.
         accepted: Signature of the call that was accepted as training loss.
         problem: What went wrong in the last step, for the owner to raise or to report.
@@ -47,6 +49,7 @@ class StepCapture:
         self.graph = GraphRoute()
         self.accepted: tuple[str, str] | None = None
         self.last_train: tuple[Positions, CapturedLoss, Any] | None = None
+        self.batch_train: list[tuple[Positions, CapturedLoss, Any]] = []
         self.last_val: dict[int, tuple[Positions, CapturedLoss, Any]] = {}
         self.problem: MemguardError | None = None
         self.n_taken = 0
@@ -56,6 +59,7 @@ class StepCapture:
         self._module: Any = None
         self._shadows = Shadows()
         self._last_arrival = -1
+        self._batch = -1
 
     def install(self, trainer: Any, pl_module: Any) -> None:
         """Begin to listen; call in ``setup("fit")``. A second call starts afresh."""
@@ -79,8 +83,13 @@ class StepCapture:
         self._shadows.restore()
         self._trainer = self._module = None
         self.last_train = None
+        self.batch_train = []
         self.last_val.clear()
-        self._last_arrival = -1
+        self._last_arrival = self._batch = -1
+
+    def this_batch(self) -> list[tuple[Positions, CapturedLoss, Any]]:
+        """:attr:`batch_train`, empty if the training step was not called on the batch that the loop is at."""
+        return self.batch_train if self._batch == self._loop_batch() else []
 
     # -- the two steps ---
 
@@ -91,6 +100,8 @@ class StepCapture:
             return step(*args, **kwargs)
         self._last_arrival = arrival
         self.last_train = None
+        if self._batch != self._loop_batch():
+            self._batch, self.batch_train = self._loop_batch(), []
         batch = args[0] if args else next(iter(kwargs.values()), None)
         returned, calls = self._heard(step, args, kwargs)
         like = None
@@ -102,6 +113,7 @@ class StepCapture:
             return returned  # another graph than the proven one: from the next step on, calls are listened to
         self.last_train = self._settle(calls, returned, batch, "train", 0, like)
         if self.last_train is not None:
+            self.batch_train.append(self.last_train)
             self.accepted = self.last_train[1].signature or self.accepted
             self.n_taken += 1
             self.graph.compare(loss_of(returned), calls)
@@ -158,6 +170,10 @@ class StepCapture:
             self.problem = problem
             self.on_problem(problem, stage)
             return None
+
+    def _loop_batch(self) -> int:
+        """Number of the batch that the training loop is at, over all epochs."""
+        return int(self._trainer.fit_loop.epoch_loop.batch_progress.total.ready) if self._trainer else -1
 
     def _override(self) -> PerRecordLoss | None:
         return override_of(self._module, self.per_record_loss)
