@@ -30,7 +30,8 @@ class HeldOutSource:
         dataloader_idx: Which validation loader, where ``free``.
 
     Raises:
-        MemguardError: If ``heldout`` is none of these.
+        HeldOutError: If ``heldout`` is ``None``.
+        MemguardError: If it is none of these.
 
     Example:
         >>> HeldOutSource("val:1", Capture()).dataloader_idx
@@ -38,6 +39,12 @@ class HeldOutSource:
     """
 
     def __init__(self, heldout: Any, capture: Capture) -> None:
+        if heldout is None:
+            raise HeldOutError(
+                "heldout=None",
+                "without held-out patients no leakage number means anything",
+                'pass heldout="val", or a DataLoader of held-out patients',
+            )
         self.capture = capture
         self.dataloader_idx = 0
         self.free = isinstance(heldout, str)

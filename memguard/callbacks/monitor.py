@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,28 +10,18 @@ import lightning.pytorch as pl
 import polars
 from typing_extensions import override
 
-from memguard.callbacks.gather import n_ranks, rank
+from memguard.callbacks.gather import rank
+from memguard.callbacks.guard import Guard
+from memguard.callbacks.looking import look_at_the_end, look_between, look_now
 from memguard.callbacks.opening import batch_key
-from memguard.callbacks.outputs import (
-    OutputSettings,
-    curve_point,
-    identifiable_note,
-    logged,
-    make_report,
-    patient_frame,
-    write_outputs,
-)
+from memguard.callbacks.outputs import OutputSettings
+from memguard.callbacks.results import Results
+from memguard.callbacks.schedule import check_plan, due, due_between
 from memguard.callbacks.session import WatchSession
 from memguard.capture import Capture
-from memguard.errors import HeldOutError, MemguardError, MemguardWarning
 from memguard.probes.sides import WatchSettings
-from memguard.probes.watch import Look, Watch
-from memguard.references.early_stopped import State, initial_state
+from memguard.probes.watch import Watch
 from memguard.report.data import CurvePoint, WatchReport
-from memguard.report.flags import empty_flags, most_urgent
-from memguard.report.loggers import log_report
-from memguard.report.private import HashedIds
-from memguard.report.view import counted
 
 __all__ = ["LeakageMonitor"]
 
@@ -138,7 +124,7 @@ class LeakageMonitor(pl.Callback):
         on_problem: Literal["auto", "raise", "warn"] = "auto",
         seed: int = 0,
     ) -> None:
-        _check_plan(every_n_epochs, every_n_steps, flag_rate, log_on)
+        check_plan(every_n_epochs, every_n_steps, log_on)
         self.heldout, self.record_to_patient = heldout, record_to_patient
         self.record_ids, self.per_record_loss = record_ids, per_record_loss
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
@@ -167,17 +153,40 @@ class LeakageMonitor(pl.Callback):
 
     def _begin(self) -> None:
         """Forget the last fit."""
-        self.curve: list[CurvePoint] = []
-        self.report: WatchReport | None = None
-        self.flags: polars.DataFrame = empty_flags()
-        self.patients: polars.DataFrame = empty_flags()
-        self.files: dict[str, Path] = {}
-        self.watch: Watch | None = None
-        self._notes: list[str] = []
-        self._last_look: Look | None = None
-        self._initial: State | None = None
-        self._stopped = False
-        self._clock = time.perf_counter()
+        self._results = Results(flag_rate=self.settings.flag_rate, outputs=self.outputs)
+        self._guard = Guard(self._results.notes, self.on_problem)
+
+    # -- what was found ------------------------------------------------------------------------------------
+
+    @property
+    def curve(self) -> list[CurvePoint]:
+        """What each look measured, in order of time."""
+        return self._results.curve
+
+    @property
+    def report(self) -> WatchReport | None:
+        """The whole run, when it is over."""
+        return self._results.report
+
+    @property
+    def flags(self) -> polars.DataFrame:
+        """Flagged patients, most urgent first; empty until the run is over."""
+        return self._results.flags
+
+    @property
+    def patients(self) -> polars.DataFrame:
+        """Every scored patient, most memorized first; empty until the run is over."""
+        return self._results.patients
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Name -> path of what was written."""
+        return self._results.files
+
+    @property
+    def watch(self) -> Watch | None:
+        """What the looks are taken from; ``None`` until both sides are known."""
+        return self._results.watch
 
     @property
     @override
@@ -192,12 +201,6 @@ class LeakageMonitor(pl.Callback):
             return
         self._restore()
         self._begin()
-        if self.heldout is None:
-            raise HeldOutError(
-                "heldout=None",
-                "without held-out patients no leakage number means anything",
-                'pass heldout="val", or a DataLoader of held-out patients',
-            )
         self._capture = Capture(
             self.per_record_loss,
             self.record_ids,
@@ -206,7 +209,7 @@ class LeakageMonitor(pl.Callback):
             on_problem=self.on_problem,
         )
         self._session = WatchSession(
-            self._capture, self.heldout, self.record_to_patient, self.settings, self._notes
+            self._capture, self.heldout, self.record_to_patient, self.settings, self._results.notes
         )
         self._capture.install(trainer, pl_module)
 
@@ -218,26 +221,18 @@ class LeakageMonitor(pl.Callback):
         folder = self._given_dirpath
         self.dirpath = folder or Path(trainer.log_dir or trainer.default_root_dir) / "memguard-watch"
         self._open(trainer)
-        if self.reference_budget > 0 and trainer.global_step == 0:
-            self._initial = initial_state(pl_module)
-        elif self.reference_budget > 0:  # a reference from here would have seen the members
-            self._session.note(
-                "No reference was trained: the run was resumed, and its first weights are gone."
-            )
-        self._clock = time.perf_counter()
+        if self.reference_budget > 0:
+            self._session.keep_initial(trainer, pl_module)
+        self._results.start_clock()
 
     def _open(self, trainer: pl.Trainer) -> None:
         session = self._session
         if session is None or not session.open(trainer):
             return
-        assert session.watch is not None
-        self.watch = session.watch
-        if self._state is None:
-            return
-        session.watch.load_state_dict(self._state)
-        self.curve = list(WatchReport.from_json(self._state["curve"]).curve)
-        self._notes[:] = [*self._state["notes"]]
-        self._state = None
+        self._results.watch = session.watch
+        if self._state is not None:
+            self._results.load_state_dict(self._state)
+            self._state = None
 
     @override
     def on_train_batch_end(
@@ -248,16 +243,16 @@ class LeakageMonitor(pl.Callback):
         seen = self._capture.last_train
         if seen is None:
             return
-        with self._at_no_cost(trainer, early=trainer.global_step <= 1):
+        with self._guard.at_no_cost(trainer.global_step, early=trainer.global_step <= 1):
             self._open(trainer)
             self._session.observe("train", seen)
-            if self._due_between(trainer, batch_idx):
-                self._look(trainer, pl_module, between=True)
+            if due_between(trainer, self.every_n_steps, batch_idx) and not self._guard.stopped:
+                look_between(self._session, self._results, trainer, pl_module)
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is not None and not trainer.sanity_checking:
-            with self._at_no_cost(trainer):
+            with self._guard.at_no_cost(trainer.global_step):
                 self._open(trainer)
                 self._session.begin_validation()
 
@@ -277,7 +272,7 @@ class LeakageMonitor(pl.Callback):
         if session.source.free and dataloader_idx == session.source.dataloader_idx:
             seen = self._capture.last_val(dataloader_idx)
             if seen is not None:
-                with self._at_no_cost(trainer):
+                with self._guard.at_no_cost(trainer.global_step):
                     session.observe("held_out", seen)
 
     @override
@@ -285,91 +280,46 @@ class LeakageMonitor(pl.Callback):
         if self._session is None or trainer.sanity_checking:
             return
         self._session.held_step = trainer.global_step
-        if self._where(trainer) == "validation" and self._due(trainer):
-            with self._at_no_cost(trainer):
-                self._look(trainer, pl_module, whole=bool(trainer.is_last_batch))
+        if due(trainer, "validation", self.log_on, self.every_n_epochs) and not self._guard.stopped:
+            with self._guard.at_no_cost(trainer.global_step):
+                whole = bool(trainer.is_last_batch)
+                look_now(self._session, self._results, trainer, pl_module, whole=whole)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is None or self._session.watch is None:
             return
-        with self._at_no_cost(trainer):
-            if self._where(trainer) == "train" and self._due(trainer):
-                self._look(trainer, pl_module, whole=True)
+        with self._guard.at_no_cost(trainer.global_step):
+            if due(trainer, "train", self.log_on, self.every_n_epochs) and not self._guard.stopped:
+                look_now(self._session, self._results, trainer, pl_module, whole=True)
             self._session.close_epoch(trainer.current_epoch, trainer.global_step)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is None or self._session.watch is None:
             return
-        with self._at_no_cost(trainer):
-            if not self._stopped:
-                self._look_last(trainer, pl_module)
-        if self._last_look is not None and rank() == 0:
-            self._finish(trainer, pl_module)
-
-    def _look_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at members as the held-out patients were looked at, and at all if nothing was looked at yet."""
-        assert self._session is not None
-        start = time.perf_counter()
-        if self._last_look is None:  # too short for a validation: look now
-            first = self._session.look(
-                epoch=self._epoch(trainer), step=trainer.global_step, rank_members=True, evaluate=True
-            )
-            if first is None:  # a warning has said why
-                return
-            if not first.coverage:
-                _warn(
-                    "training ended before any record was seen",
-                    "there is no leakage number for this run",
-                    "let at least one training batch and one validation batch run",
+        with self._guard.at_no_cost(trainer.global_step):
+            if not self._guard.stopped:
+                look_at_the_end(
+                    self._session,
+                    self._results,
+                    trainer,
+                    pl_module,
+                    final_evaluation=self.final_evaluation,
+                    reference_budget=self.reference_budget,
                 )
-                return
-            self._keep(first, start)
-            start = time.perf_counter()
-        assert self._last_look is not None
-        if getattr(trainer, "fast_dev_run", False):
-            return
-        if self._initial is not None:
-            self._session.train_reference(trainer, pl_module, self._initial, self.reference_budget)
-        look = self._session.final_look(
-            self._last_look, self.final_evaluation, epochs=trainer.current_epoch, step=trainer.global_step
-        )
-        if look is not None:
-            self._keep(look, start)
-
-    @contextmanager
-    def _at_no_cost(self, trainer: pl.Trainer, *, early: bool = False) -> Iterator[None]:
-        """What fails in here ends the watch and not the training, unless that has hardly begun (``on_problem``)."""
-        try:
-            yield
-        except Exception as error:
-            refused = early and isinstance(error, MemguardError) and self.on_problem == "auto"
-            # Of several processes none can stop alone: the others would wait for it for ever.
-            if refused or self.on_problem == "raise" or n_ranks() > 1:
-                raise
-            if self._stopped:
-                return
-            self._stopped = True
-            why = str(error) if isinstance(error, MemguardError) else f"{type(error).__name__} in a look."
-            self._notes.append(f"The watch ended at step {trainer.global_step}: {why}")
-            if isinstance(error, MemguardError):
-                _warn(why, f"no further look is taken after step {trainer.global_step}", "")
-            else:
-                _warn(
-                    f"a look failed at step {trainer.global_step}:\n{traceback.format_exc()}",
-                    "training goes on, and monitor.curve holds what was measured before",
-                    "report this",
-                )
+        if self._results.last_look is not None and rank() == 0:
+            self._results.finish(trainer, self.dirpath, type(pl_module).__name__)
 
     @override
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
+        results = self._results
         try:
-            if self._last_look is not None and self.report is None and self._session and rank() == 0:
+            if results.last_look is not None and results.report is None and self._session and rank() == 0:
                 self._session.note(f"Training was cut off by {type(exception).__name__}.")
-                self._write(type(pl_module).__name__)
+                results.write(self.dirpath, type(pl_module).__name__)
         finally:
             self._restore()
 
@@ -384,155 +334,12 @@ class LeakageMonitor(pl.Callback):
             self._capture.restore()
         self._capture = self._session = None
 
-    # -- looking -------------------------------------------------------------------------------------------
-
-    def _where(self, trainer: pl.Trainer) -> str:
-        if self.log_on != "auto":
-            return self.log_on
-        return "validation" if trainer.enable_validation else "train"
-
-    @staticmethod
-    def _epoch(trainer: pl.Trainer) -> float:
-        """Epochs finished, with the fraction of the one under way."""
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        share = min(done / max(float(trainer.num_training_batches), 1.0), 1.0)
-        return round(trainer.current_epoch + share, 4)
-
-    def _due(self, trainer: pl.Trainer) -> bool:
-        last = (trainer.max_epochs or -1) > 0 and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        return last or trainer.current_epoch % self.every_n_epochs == 0
-
-    def _due_between(self, trainer: pl.Trainer, batch_idx: int) -> bool:
-        if self.every_n_steps is None or trainer.is_last_batch:
-            return False
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        return stepped and trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0
-
-    def _look(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        *,
-        whole: bool = False,
-        between: bool = False,
-    ) -> None:
-        """Measure, keep, log."""
-        assert self._session is not None
-        if self._stopped:
-            return
-        start = time.perf_counter()
-        epoch = trainer.current_epoch + 1 if whole else self._epoch(trainer)
-        step = trainer.global_step
-        if between:
-            look = self._session.look_between(epoch=epoch, step=step)
-        else:
-            look = self._session.look(epoch=epoch, step=step, rank_members=whole)
-        if look is None:
-            return
-        self._keep(look, start)
-        for name, value in logged(self.curve[-1], min_cell=self.outputs.min_cell).items():
-            # Every rank has computed the same number: there is nothing to reduce.
-            pl_module.log(
-                name,
-                value,
-                on_step=between,
-                on_epoch=not between,
-                prog_bar=name == "memguard/membership_auc",
-                batch_size=1,
-                rank_zero_only=False,
-                sync_dist=False,
-            )
-
-    def _keep(self, look: Look, start: float) -> None:
-        """Make the look the newest point of the curve; a second one at the same step takes the place of the first."""
-        assert self._session is not None
-        now = time.perf_counter()
-        spent, trained = now - start, start - self._clock
-        if self.curve and self.curve[-1].step == look.step:
-            before = self.curve.pop()
-            spent, trained = spent + before.probe_seconds, before.train_seconds or 0.0
-        rate = self.settings.flag_rate
-        self.curve.append(curve_point(look, rate, probe_seconds=spent, train_seconds=trained))
-        self._last_look, self._clock = look, now
-
-    # -- the end -------------------------------------------------------------------------------------------
-
-    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        try:
-            self._write(type(pl_module).__name__)
-            for logger in trainer.loggers:  # self.log is closed by now
-                values = logged(self.curve[-1], min_cell=self.outputs.min_cell)
-                logger.log_metrics(values, step=trainer.global_step)
-            if self.report is not None:
-                log_report(trainer.loggers, self.report, step=trainer.global_step)
-        except Exception:  # a fault in a report must not cost the training that has just ended
-            _warn(
-                f"the leakage report was not finished:\n{traceback.format_exc()}",
-                "the model is trained; monitor.curve holds what was measured",
-                "report this",
-            )
-
-    def _write(self, model: str) -> None:
-        """Frame, report and files."""
-        assert self._last_look is not None
-        watch, found = self.watch, self._last_look.memorization
-        assert watch is not None
-        folder = self.dirpath or Path("memguard-watch")
-        hashed = HashedIds.in_folder(folder) if self.outputs.hash_ids else None
-        self.patients = patient_frame(watch, found, self.settings.flag_rate, self.outputs, hashed)
-        self.flags = most_urgent(self.patients, None)
-        caveat = identifiable_note(self.patients, self.outputs)
-        report = make_report(
-            watch,
-            self.curve,
-            found,
-            flag_rate=self.settings.flag_rate,
-            settings=self.outputs,
-            notes=[*self._notes, *([caveat] if caveat else [])],
-            model=model,
-        )
-        self.report = counted(report, self.flags)
-        self.files = write_outputs(self.report, self.patients, folder)
-
     # -- state ---------------------------------------------------------------------------------------------
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        if self.watch is None:
-            return dict(self._state or {})
-        curve = WatchReport(
-            version="",
-            created="",
-            unit="patient",
-            patients_source="",
-            n_members=0,
-            n_held_out=0,
-            flag_rate=self.settings.flag_rate,
-            curve=self.curve,
-        )
-        return {**self.watch.state_dict(), "curve": curve.to_json(), "notes": list(self._notes)}
+        return self._results.state_dict() or dict(self._state or {})
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._state = state_dict or None
-
-
-def _check_plan(every_n_epochs: int, every_n_steps: int | None, flag_rate: float, log_on: str) -> None:
-    if every_n_epochs < 1 or (every_n_steps is not None and every_n_steps < 1):
-        raise MemguardError(
-            f"every_n_epochs={every_n_epochs}, every_n_steps={every_n_steps}",
-            "there would be no look, or one at no time",
-            "pass whole numbers from 1",
-        )
-    if not 0 < flag_rate < 1:
-        raise MemguardError(
-            f"flag_rate={flag_rate}", "it is a false-discovery rate", "pass a number between 0 and 1"
-        )
-    if log_on not in ("auto", "validation", "train"):
-        raise MemguardError(
-            f"log_on={log_on!r}", "metrics would be logged nowhere", 'pass "auto", "validation" or "train"'
-        )
-
-
-def _warn(seen: str, why: str, fix: str) -> None:
-    warnings.warn(MemguardWarning(seen, why, fix), stacklevel=3)

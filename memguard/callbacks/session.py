@@ -19,7 +19,7 @@ from memguard.errors import DataError, MemguardError, MemguardWarning
 from memguard.probes.budget import final_budget
 from memguard.probes.sides import Floats, Ints, WatchSettings
 from memguard.probes.watch import Look, Watch
-from memguard.references.early_stopped import State
+from memguard.references.early_stopped import State, initial_state
 from memguard.report.words import in_epochs
 
 __all__ = ["WatchSession"]
@@ -61,6 +61,7 @@ class WatchSession:
         self._buffers: dict[SideName, list[Observation]] = {"train": [], "held_out": []}
         self._ids: dict[SideName, list[tuple[Ints, Any]]] = {"train": [], "held_out": []}
         self._evaluation: Evaluation | None = None
+        self._initial: State | None = None
         self._held_now: Floats | None = None  # of the last validation, in full precision
         self._without_held_out: list[float] = []
 
@@ -246,28 +247,33 @@ class WatchSession:
             look = replace(look, membership=last.membership)
         return look
 
-    def train_reference(
-        self, trainer: pl.Trainer, module: pl.LightningModule, initial: State, budget: float
-    ) -> None:
-        """Train one early-stopped reference on half of the held-out patients, and keep its losses for the score.
+    def keep_initial(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Keep the weights before the first step, from which a reference model is to start."""
+        if trainer.global_step == 0:
+            self._initial = initial_state(module)
+        else:  # a reference from here would have seen the members
+            self.note("No reference was trained: the run was resumed, and its first weights are gone.")
+
+    def train_reference(self, trainer: pl.Trainer, module: pl.LightningModule, budget: float) -> None:
+        """Train a reference model from the weights that were kept, if any were, and let the watch have its losses.
 
         Args:
             trainer: Of the run.
             module: Of the run.
-            initial: Its weights before the first step.
             budget: Optimizer steps that it may take, as a share of the run's.
         """
-        if self.watch is not None:
-            said = add_reference(
-                trainer,
-                module,
-                initial,
-                budget=budget,
-                capture=self.capture,
-                source=self.source,
-                watch=self.watch,
-            )
-            self.note(said)
+        if self.watch is None or self._initial is None:
+            return
+        said = add_reference(
+            trainer,
+            module,
+            self._initial,
+            budget=budget,
+            capture=self.capture,
+            source=self.source,
+            watch=self.watch,
+        )
+        self.note(said)
 
     def _warn_no_held_out(self, epoch: float) -> None:
         said = ": validation gave no loss per record, so there is no membership number."

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memguard.attacks.aggregate import by_patient
 from memguard.attacks.traces import lt_iqr
 from memguard.capture.traces import LossTraces
+from memguard.errors import MemguardError
 from memguard.records.content import ContentStore
 from memguard.records.patients import PatientMap
 
@@ -33,12 +34,23 @@ class WatchSettings:
         member_sample: Members evaluated at each look; ``None`` for 4 % of them, at least 100 and at most
             2,000, which costs about 1.5 % of a training epoch.
         seed: Of the member sample, of the folds and of the bootstraps.
+
+    Raises:
+        MemguardError: If ``flag_rate`` is no rate.
     """
 
     fprs: Sequence[float] = (0.1, 0.01, 0.001)
     flag_rate: float = 0.1
     member_sample: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.flag_rate < 1:
+            raise MemguardError(
+                f"flag_rate={self.flag_rate}",
+                "it is a false-discovery rate",
+                "pass a number between 0 and 1",
+            )
 
     def sample_size(self, n_members: int) -> int:
         """How many members are evaluated at each look.
