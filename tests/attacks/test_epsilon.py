@@ -214,6 +214,7 @@ def test_the_gaussian_curve_needs_no_independence():
     assert free.assumption.startswith("none") and "Gaussian" in gaussian.assumption
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 4), st.floats(0, 6))
 def test_gaussian_delta(mu, epsilon):
     # hockey-stick divergence of N(mu, 1) from N(0, 1), by quadrature from where the integrand begins
@@ -227,6 +228,7 @@ def test_gaussian_delta(mu, epsilon):
     assert gaussian_delta(mu, epsilon) == pytest.approx(expected, abs=1e-10)
 
 
+@settings(deadline=None)
 @given(st.floats(0.05, 5), st.sampled_from([1e-8, 1e-5, 1e-2]))
 def test_gaussian_epsilon_inverts(mu, delta):
     epsilon = gaussian_epsilon(mu, delta)
