@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from memguard.errors import PrivacyError
 from memguard.privacy.guards._tails import Floats, squares_tails, strata_of, total_pmf
@@ -229,7 +229,9 @@ def _repeats(table: NDArray[np.bool_], q: Floats) -> tuple[int, float]:
     """Draws that occur again, if for so many patients that should never happen."""
     n_draws = len(table)
     _, occurrences = np.unique(np.packbits(table, axis=1), axis=0, return_counts=True)
-    repeated = int((occurrences - 1).sum())
-    pairs = n_draws * (n_draws - 1) / 2
-    chance = pairs * float(np.exp(np.log(q**2 + (1 - q) ** 2).sum()))
-    return repeated, min(1.0, chance) if repeated else 1.0
+    repeated, disjoint = int((occurrences - 1).sum()), int((occurrences // 2).sum())
+    if not repeated:
+        return 0, 1.0
+    # A union bound over all ways to choose so many disjoint pairs, each equal with the same chance independently.
+    log_pairs = float(np.log(n_draws * (n_draws - 1) / 2) + np.log(q**2 + (1 - q) ** 2).sum())
+    return repeated, float(np.exp(min(0.0, disjoint * log_pairs - special.gammaln(disjoint + 1))))
