@@ -30,7 +30,6 @@ _Ints = np.ndarray[Any, np.dtype[np.int64]]
 # How a loader asks for records: samples that it collates, lists of positions for a dataset that collates by itself, or
 # one position for what is a batch already.
 _Layout = Literal["samples", "whole", "alone"]
-_SUBSET = "train on torch.utils.data.Subset(dataset, indices), with indices that are public"
 
 
 class EachAlone:
@@ -48,6 +47,7 @@ class EachAlone:
         self.collate_fn = collate_fn
 
     def __call__(self, records: Iterable[Any]) -> list[Any]:
+        """One batch for each record."""
         return [self.collate_fn(record) for record in records]
 
 
@@ -94,7 +94,7 @@ def private_loader(loader: DataLoader[Any], sampler: PatientSampler) -> DataLoad
         raise PrivacyError(
             f"the sampler of the loader offers {len(some)} of {n} records",
             "the private draws would bring back records that it leaves out",
-            _SUBSET,
+            "train on torch.utils.data.Subset(dataset, indices) with indices that are public, and set drop_last=False",
         )
     workers: dict[str, Any] = {}
     if loader.num_workers > 0:
@@ -186,12 +186,14 @@ def offered(loader: DataLoader[Any]) -> _Ints | None:
             f"the sampler is a {type(source).__name__}"
             + ("" if isinstance(source, WeightedRandomSampler) else " with replacement"),
             "some records are seen more often than others, and no rate is that of every patient",
-            "leave sampler= out; what a record counts for may be a weight in the loss that depends on this record alone",
+            "leave sampler= out; a weight in the loss may depend on the record, not on the others of its batch",
         )
     if isinstance(source, SubsetRandomSampler) and _iterates_as(source, SubsetRandomSampler):
         return _which(np.asarray(list(source.indices), dtype=np.int64), n, type(source).__name__)
     if any(_iterates_as(source, kind) for kind in (SequentialSampler, RandomSampler, DistributedSampler)):
-        return None
+        # They give positions of what they were made for, which may be a part of the dataset.
+        size = len(source.dataset if isinstance(source, DistributedSampler) else source.data_source)  # type: ignore[arg-type]
+        return None if size == n else _which(np.arange(size), n, type(source).__name__)
     name = type(source).__name__
     warnings.warn(
         MemguardWarning(
@@ -201,10 +203,12 @@ def offered(loader: DataLoader[Any]) -> _Ints | None:
         ),
         stacklevel=3,
     )
-    found = _which(_one_pass(source, n), n, name)
-    if found is not None and (getattr(source, "drop_last", False) is True or _share(source) > 1):
-        return None  # what it leaves out is the last batch, or with another process
-    return found
+    positions, largest = _one_pass(source, n)
+    found = _which(positions, n, name)
+    # A last batch that is dropped and the share of another process are not left out for a reason.
+    share = _share(source)
+    slack = share * largest if getattr(source, "drop_last", False) is True else share - 1
+    return None if found is None or n - share * len(found) <= slack else found
 
 
 def _innermost(source: Any) -> Any:
@@ -231,8 +235,8 @@ def _share(source: Any) -> int:
     return max(count if isinstance(count, int) else 1 for count in counts)
 
 
-def _one_pass(source: Any, n: int) -> _Ints:
-    """What a sampler gives until it ends, or until it must have repeated itself."""
+def _one_pass(source: Any, n: int) -> tuple[_Ints, int]:
+    """What a sampler gives until it ends, or until it must have repeated itself; and the size of its largest batch."""
     found: list[_Ints] = []
     total = 0
     with forked_rng():
@@ -248,7 +252,7 @@ def _one_pass(source: Any, n: int) -> _Ints:
             total += len(positions)
             if total > n:
                 break
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    return np.concatenate([*found, np.empty(0, np.int64)]), max(map(len, found), default=0)
 
 
 def _which(positions: _Ints, n: int, name: str) -> _Ints | None:
@@ -273,14 +277,14 @@ def _layout(loader: DataLoader[Any]) -> _Layout:
     if loader.batch_sampler is not None:
         return "samples"
     source: Any = loader.sampler
-    while isinstance(source, DistributedSampler) and getattr(source.dataset, "_sampler", None) is not None:
-        source = source.dataset._sampler
+    while isinstance(source, DistributedSampler):  # Lightning's wrapper of another sampler
+        inner = getattr(source.dataset, "_sampler", None)
+        if inner is None:
+            return "alone"
+        source = inner
     if isinstance(source, BatchSampler | PatientSampler):
         return "whole"
-    if any(
-        isinstance(source, kind)
-        for kind in (SequentialSampler, RandomSampler, SubsetRandomSampler, DistributedSampler)
-    ):
+    if isinstance(source, SequentialSampler | RandomSampler | SubsetRandomSampler):
         return "alone"
     with forked_rng():
         first = next(iter(source), 0)
