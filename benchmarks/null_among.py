@@ -58,7 +58,7 @@ class Looks(pl.Callback):
         self.null: list[np.ndarray] = []
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        look = self.monitor._last_look
+        look = self.monitor._results.last_look
         if look is None or look is self.last or look.memorization is None:
             return
         self.last, found = look, look.memorization

@@ -6,17 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memguard.callbacks.dpsgd import DPSGD
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.errors import MemguardError, MemguardWarning
     from memguard.preflight import check
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["LeakageMonitor", "MemguardError", "MemguardWarning", "check"]
+__all__ = ["DPSGD", "LeakageMonitor", "MemguardError", "MemguardWarning", "check"]
 
 # Lightning and torch take seconds to import: what needs them is loaded when it is first asked for. A module must
 # not have the name of what it holds: once imported, it would stand in its place.
 _HOMES = {
+    "DPSGD": "memguard.callbacks.dpsgd",
     "LeakageMonitor": "memguard.callbacks.monitor",
     "MemguardError": "memguard.errors",
     "MemguardWarning": "memguard.errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memguard.callbacks.dpsgd import DPSGD
 from memguard.callbacks.monitor import LeakageMonitor
 
-__all__ = ["LeakageMonitor"]
+__all__ = ["DPSGD", "LeakageMonitor"]

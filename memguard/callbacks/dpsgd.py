@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 from torch.optim import Optimizer
@@ -14,10 +14,13 @@ from typing_extensions import override
 
 from memguard.callbacks.gather import rank
 from memguard.callbacks.private_loop import PrivateLoop
-from memguard.callbacks.private_run import PrivateRun, RunSettings
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.guards.static import scan
-from memguard.privacy.statement import Statement
+from memguard.privacy.guards.static_callbacks import PUBLIC_METRICS
+from memguard.privacy.run import PrivateRun, RunSettings
+
+if TYPE_CHECKING:
+    from memguard.privacy.statement import Statement
 
 __all__ = ["DPSGD"]
 
@@ -235,7 +238,12 @@ class DPSGD(pl.Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._run is not None and self._loop is not None:
-            self._run.end(stopped_early=bool(trainer.should_stop), step=trainer.global_step)
+            shown = sorted({*trainer.logged_metrics, *trainer.callback_metrics} - PUBLIC_METRICS)
+            if shown:
+                self._run.write("private_log", keys=shown)
+            self._run.end(
+                step=trainer.global_step, why="stopped early" if trainer.should_stop else "as planned"
+            )
             if rank() == 0:
                 self._run.write_statement()
 
@@ -245,7 +253,7 @@ class DPSGD(pl.Callback):
     ) -> None:
         try:
             if self._run is not None:
-                self._run.interrupted(type(exception).__name__, step=trainer.global_step)
+                self._run.end(step=trainer.global_step, why=f"cut off by {type(exception).__name__}")
         finally:
             self._restore()
 

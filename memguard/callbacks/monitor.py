@@ -240,12 +240,10 @@ class LeakageMonitor(pl.Callback):
     ) -> None:
         if self._session is None or self._capture is None:
             return
-        seen = self._capture.last_train
-        if seen is None:
-            return
         with self._guard.at_no_cost(trainer.global_step, early=trainer.global_step <= 1):
             self._open(trainer)
-            self._session.observe("train", seen)
+            for seen in self._capture.take_train():
+                self._session.observe("train", seen)
             if due_between(trainer, self.every_n_steps, batch_idx) and not self._guard.stopped:
                 look_between(self._session, self._results, trainer, pl_module)
 

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from memguard.capture.stillness import forked_rng, still_generators
-from memguard.errors import DataError
 
-__all__ = ["Fetched", "fetch", "reader", "source_of"]
+__all__ = ["Fetched", "fetch", "source_of"]
 
 
 class Fetched(list[Any]):
@@ -78,37 +77,6 @@ def fetch(
             samples = many(wanted) if many else [dataset[row] for row in wanted]
             batches.append(collate(samples))
     return Fetched(batches, cuts)
-
-
-def reader(loader: Any) -> Callable[[Sequence[int]], Any]:
-    """A function that gives some records as one batch, collated as the loader does; randomness runs on.
-
-    Args:
-        loader: A DataLoader over a map-style dataset; with ``batch_size=None``, one whose sampler gives lists of
-            positions, or single positions (then one record at a time can be read).
-
-    Example:
-        >>> from torch.utils.data import DataLoader
-        >>> reader(DataLoader([10, 11, 12], batch_size=2))([2, 0])
-        tensor([12, 10])
-    """
-    whole = False
-    if getattr(loader, "batch_sampler", None) is None:
-        whole = isinstance(next(iter(loader.sampler), None), list | tuple)
-    dataset, collate, most = source_of(loader, whole)
-    many = getattr(dataset, "__getitems__", None)
-
-    def read(positions: Sequence[int]) -> Any:
-        if len(positions) > most:
-            raise DataError(
-                f"{len(positions)} records asked of a loader that gives them one by one",
-                "it does not say how several make a batch",
-                "pass batch_size= and collate_fn= to the DataLoader",
-            )
-        wanted = [int(position) for position in positions]
-        return collate(many(wanted) if many else [dataset[position] for position in wanted])
-
-    return read
 
 
 def source_of(loader: Any, whole_batches: bool) -> tuple[Any, Callable[[Any], Any], int]:

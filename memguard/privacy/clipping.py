@@ -81,7 +81,9 @@ class ClippedSum:
         n = len(contributions[0])
         if n == 0:
             return
-        squares = [each.float().reshape(n, -1).square().sum(dim=1).to(self._counts.device) for each in contributions]
+        squares = [
+            each.float().reshape(n, -1).square().sum(dim=1).to(self._counts.device) for each in contributions
+        ]
         factor = self._factor(torch.stack(squares).sum(dim=0).sqrt())
         for total, each in zip(self.sums, contributions, strict=True):
             rows = torch.nan_to_num(each.float().reshape(n, -1), nan=0.0, posinf=0.0, neginf=0.0)

@@ -49,10 +49,10 @@ class Engine(ABC):
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self.module, self.parameters = module, list(parameters)
 
-    def attach(self) -> None:
+    def attach(self) -> None:  # noqa: B027  an engine that needs no hooks has nothing to do
         """Prepare the module; undone by :meth:`detach`."""
 
-    def detach(self) -> None:
+    def detach(self) -> None:  # noqa: B027
         """Leave the module as it was. Idempotent."""
 
     @abstractmethod

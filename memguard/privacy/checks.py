@@ -1,0 +1,217 @@
+"""Before the first private step: the engine shows on a few patients that it does what the guarantee assumes."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from memguard.capture.evaluation import silenced
+from memguard.capture.layout import tensors_in
+from memguard.capture.stillness import untouched
+from memguard.errors import MemguardWarning, PrivacyError
+from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.engines.base import Engine, RunStep, Work
+from memguard.privacy.engines.loop import LoopEngine
+from memguard.privacy.engines.still import no_dropout
+from memguard.privacy.guards.batch_statistics import batch_statistics, changed_buffers
+from memguard.privacy.guards.finding import Finding
+from memguard.privacy.guards.sensitivity import sensitivity
+from memguard.privacy.sampling import Chunk
+
+__all__ = ["Prepared", "Trial", "prepare"]
+
+_CANDIDATES, _OWNERS, _RECORDS = 24, 5, 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the checks may use.
+
+    Attributes:
+        owner: ``(N,)`` owner of each record.
+        read: Gives the batch of some records, on the device.
+        run_step: The user's step, silent.
+        max_grad_norm: C.
+        average: Over an owner's records.
+        seed: Entropy that all processes share, so that all of them look at the same records.
+    """
+
+    owner: NDArray[np.int64]
+    read: Callable[[Sequence[int]], Any]
+    run_step: RunStep
+    max_grad_norm: float
+    average: Literal["mean", "sum"]
+    seed: bytes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An engine that passed, and what the ledger is told.
+
+    Attributes:
+        engine: Attached.
+        findings: That go into the ledger.
+        facts: What was measured, for the ledger.
+    """
+
+    engine: Engine
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(
+    kind: Literal["auto", "opacus", "loop"],
+    trainer: Any,
+    module: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    trial: Trial,
+    *,
+    checks: bool = True,
+) -> Prepared:
+    """Attach an engine and test it.
+
+    Args:
+        kind: Which one; ``"auto"`` takes the fastest that passes.
+        trainer: Whose loggers are silenced meanwhile.
+        module: The LightningModule.
+        parameters: What the optimizer trains.
+        trial: Records to test on.
+        checks: Whether to test at all. The engine is calibrated in any case.
+
+    Returns:
+        The attached engine.
+
+    Raises:
+        PrivacyError: If no engine of that kind passes, with the reason of the last.
+
+    Guarantees:
+        None of these tests is a proof: they look at a few records, at the first weights. They find a loss that is no
+        sum over records, a module whose gradients cannot be told apart, a parameter that is reached past the engine.
+    """
+    if not parameters:
+        raise PrivacyError(
+            "the optimizer has no parameter that requires a gradient", "there is nothing to train", ""
+        )
+    names = ["opacus", "loop"] if kind == "auto" else [kind]
+    refusals: list[str] = []
+    for name in names:
+        engine = _engine(name)(module, parameters)
+        try:
+            engine.attach()
+            prepared = _tested(engine, trainer, module, parameters, trial, checks=checks)
+        except PrivacyError as error:
+            engine.detach()
+            if name == names[-1]:
+                raise
+            refusals.append(f"{name}: {error.seen}")
+            continue
+        except BaseException:
+            engine.detach()
+            raise
+        if refusals:
+            warnings.warn(
+                MemguardWarning(
+                    f"the engine of choice does not fit this module ({'; '.join(refusals)})",
+                    "gradients are computed one record at a time, which is exact and slow",
+                    'pass engine="loop" to choose it yourself, or change the module',
+                ),
+                stacklevel=2,
+            )
+            prepared.facts["refused"] = refusals
+        return prepared
+    raise AssertionError("unreachable")
+
+
+def _engine(name: str) -> type[Engine]:
+    if name == "loop":
+        return LoopEngine
+    from memguard.privacy.engines.opacus import OpacusEngine
+
+    return OpacusEngine
+
+
+def _tested(
+    engine: Engine,
+    trainer: Any,
+    module: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    trial: Trial,
+    *,
+    checks: bool,
+) -> Prepared:
+    prepared = Prepared(engine)
+    with rehearsal(trainer, module), no_dropout():
+        chosen = _chosen(trial)
+        whole = _work(trial, chosen, list(range(len(chosen))))
+        one = _reader(trial)
+        if hasattr(engine, "calibrate"):
+            prepared.facts["weighting"] = str(engine.calibrate(whole, trial.run_step, one).kind)
+        if not checks:
+            return prepared
+
+        def sum_of(owners: Sequence[int]) -> list[Tensor]:
+            into = ClippedSum(parameters, trial.max_grad_norm)
+            if owners:
+                engine.accumulate(_work(trial, chosen, owners), trial.run_step, one, into)
+            return into.sums
+
+        found = sensitivity(sum_of, range(len(chosen)), trial.max_grad_norm)
+        found.require()
+        prepared.facts["max_sensitivity"] = found.max_ratio
+        prepared.facts["owners_looked_at"] = found.n_owners
+        if found.finding is not None:
+            prepared.findings.append(found.finding)
+        batch_statistics(module).require()
+        changed_buffers(module, [partial(_forward, trial, records) for records in chosen]).require()
+    return prepared
+
+
+def _forward(trial: Trial, records: Sequence[int]) -> None:
+    trial.run_step(trial.read(records))
+
+
+@contextlib.contextmanager
+def rehearsal(trainer: Any, module: nn.Module) -> Iterator[None]:
+    """Training steps without a trace: nothing is logged, and module and randomness are as before afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    with untouched(module), silenced(trainer, module), torch.enable_grad():
+        for part, mode in modes:
+            part.training = mode
+        yield
+
+
+def _chosen(trial: Trial) -> list[list[int]]:
+    """Records of a few owners: among some drawn at random, those with the most and the least to them."""
+    rng = np.random.default_rng(np.frombuffer(trial.seed[:8], dtype=np.uint32))
+    owners = np.unique(trial.owner[trial.owner >= 0])
+    some = rng.choice(owners, min(_CANDIDATES, len(owners)), replace=False)
+    records = {int(o): np.flatnonzero(trial.owner == o)[:_RECORDS].tolist() for o in some}
+    weight = {o: sum(_elements(trial.read([r])) for r in rows) for o, rows in records.items()}
+    ranked = sorted(records, key=lambda o: (weight[o], o))
+    if len(ranked) > _OWNERS:
+        ranked = [*ranked[:1], *ranked[1 :: max(1, len(ranked) // (_OWNERS - 2))][: _OWNERS - 2], ranked[-1]]
+    return [records[o] for o in dict.fromkeys(ranked)]
+
+
+def _elements(batch: Any) -> int:
+    return sum(tensor.numel() for _, tensor in tensors_in(batch))
+
+
+def _work(trial: Trial, chosen: list[list[int]], owners: Sequence[int]) -> Work:
+    positions = np.asarray([r for o in owners for r in chosen[o]], dtype=np.int64)
+    owner = np.repeat(np.arange(len(owners)), [len(chosen[o]) for o in owners]).astype(np.int64)
+    chunk = Chunk(draw=0, part=0, parts=1, positions=positions, owner=owner, n_owners=len(owners))
+    return Work(trial.read(positions.tolist()), chunk, trial.average)
+
+
+def _reader(trial: Trial) -> Callable[[int], Any]:
+    return lambda position: trial.read([position])

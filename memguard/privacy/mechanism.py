@@ -1,0 +1,164 @@
+"""One private step, put together: draw in, noisy mean out; nothing in between is to be seen by anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from memguard.capture.ids import Positions
+from memguard.errors import PrivacyError
+from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.engines.base import Engine, Read, RunStep, Work
+from memguard.privacy.noise import NoiseSource
+from memguard.privacy.sampling import Chunk, PatientSampler, whole_draw
+
+__all__ = ["Mechanism", "Released", "StepCounts", "check_parameters"]
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """Of one optimizer step. Functions of private data, and outside the guarantee.
+
+    Attributes:
+        owners: Owners in the draw.
+        clipped: Those whose gradient was shortened.
+        nonfinite: Those left out for a NaN or an infinity.
+    """
+
+    owners: int
+    clipped: int
+    nonfinite: int
+
+    @property
+    def clipped_share(self) -> float:
+        """Share of the owners whose gradient was shortened; NaN in an empty draw."""
+        return self.clipped / self.owners if self.owners else float("nan")
+
+
+@dataclass(frozen=True)
+class Released:
+    """What leaves a step.
+
+    Attributes:
+        gradients: One for each parameter, in the parameter's dtype: clipped sum plus noise, divided by the *expected*
+            number of owners.
+        counts: See :class:`StepCounts`.
+    """
+
+    gradients: list[Tensor]
+    counts: StepCounts
+
+
+class Mechanism:
+    """The Poisson-subsampled Gaussian mechanism on gradients (DP-SGD; Abadi et al. 2016, arXiv:1607.00133).
+
+    Args:
+        engine: Attached to the module.
+        parameters: What is trained.
+        sampler: Draws the owners.
+        noise: Of this process; only rank 0 uses it.
+        max_grad_norm: C.
+        expected_owners: What the noisy sum is divided by, a frozen constant: to divide by the owners really drawn
+            would tell how many they were.
+        average: An owner's gradient is the ``"mean"`` or the ``"sum"`` over his records.
+        rank: Of this process.
+        reduce: Sums a tensor over processes; ``None`` for a single one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        parameters: Sequence[nn.Parameter],
+        sampler: PatientSampler,
+        noise: NoiseSource,
+        *,
+        max_grad_norm: float,
+        expected_owners: float,
+        average: Literal["mean", "sum"] = "mean",
+        rank: int = 0,
+        reduce: Reduce | None = None,
+    ) -> None:
+        self.engine, self.parameters, self.sampler, self.noise = engine, list(parameters), sampler, noise
+        self.expected_owners, self.average, self.rank, self.reduce = expected_owners, average, rank, reduce
+        self.sum = ClippedSum(self.parameters, max_grad_norm)
+        self._taken: list[Chunk] = []
+
+    def begin(self) -> None:
+        """Forget a draw that was not finished; for the start of an epoch."""
+        self.sum.reset()
+        self._taken.clear()
+
+    def take(self, batch: Any, positions: Positions, run_step: RunStep, read: Read) -> Any:
+        """Add the contributions of one physical batch.
+
+        Args:
+            batch: On the device.
+            positions: ``(n,)`` records that it really holds, in its order.
+            run_step: The user's step.
+            read: The batch of one record.
+
+        Returns:
+            What the user's step returned; ``None`` for an empty part, where it did not run.
+
+        Raises:
+            PrivacyError: If these are not the records that were drawn.
+        """
+        chunk = self.sampler.take(positions)
+        self._taken.append(chunk)
+        if chunk.empty:
+            return None
+        return self.engine.accumulate(Work(batch, chunk, self.average), run_step, read, self.sum)
+
+    def release(self, noise_multiplier: float) -> Released:
+        """End the step: sum over processes, noise, division. The caller has written the step down before.
+
+        Raises:
+            PrivacyError: If the parts were not exactly one whole draw: an owner could be in it twice.
+        """
+        whole_draw(self._taken)
+        sums = [total.clone() for total in self.sum.sums]
+        std = noise_multiplier * self.sum.max_grad_norm
+        if self.rank == 0 and std > 0:
+            for total in sums:
+                total.add_(self.noise.normal_like(total, std))
+        counts = self._counts()
+        if self.reduce is not None:
+            flat = self.reduce(torch.cat([total.reshape(-1) for total in sums]))
+            cuts = torch.split(flat, [total.numel() for total in sums])
+            sums = [part.reshape(total.shape) for part, total in zip(cuts, sums, strict=True)]
+        gradients = [
+            (total / self.expected_owners).to(p.dtype) for total, p in zip(sums, self.parameters, strict=True)
+        ]
+        self.begin()
+        return Released(gradients, counts)
+
+    def _counts(self) -> StepCounts:
+        counts = torch.tensor(
+            [self.sum.n_owners, self.sum.n_clipped, self.sum.n_nonfinite], dtype=torch.float32
+        )
+        if self.reduce is not None:
+            counts = self.reduce(counts.to(self.sum.sums[0].device)).cpu()
+        owners, clipped, nonfinite = counts.long().tolist()
+        return StepCounts(owners, clipped, nonfinite)
+
+
+def check_parameters(expected: Sequence[nn.Parameter], now: Sequence[nn.Parameter]) -> None:
+    """Refuse a step of an optimizer that trains other parameters than those whose gradients were clipped.
+
+    Raises:
+        PrivacyError: With how many there are too many or too few.
+    """
+    ours, theirs = {id(p) for p in expected}, {id(p) for p in now}
+    if ours != theirs:
+        raise PrivacyError(
+            f"the optimizer trains {len(theirs - ours)} parameters that were not clipped, and no longer "
+            f"{len(ours - theirs)} that were",
+            "their gradients would be applied without noise",
+            "let the optimizer have all trainable parameters when training starts",
+        )

@@ -1,0 +1,137 @@
+"""Small models on patients with several records, and DP-SGD written out in plain torch to compare with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+
+class Visits(Dataset):
+    """``records`` visits of ``patients`` patients, unevenly."""
+
+    def __init__(self, patients=24, records=60, features=6, seed=0):
+        rng = np.random.default_rng(seed)
+        self.patient_ids = np.concatenate(
+            [np.arange(patients), rng.integers(0, patients, records - patients)]
+        )
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(records, features, generator=generator)
+        self.y = (self.x.sum(1) + 0.5 * torch.randn(records, generator=generator) > 0).long()
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], self.y[i]
+
+
+class Held(Visits):
+    def __init__(self, patients=30, records=40, seed=1, **kwargs):
+        super().__init__(patients, records, seed=seed, **kwargs)
+        self.patient_ids = self.patient_ids + 1000
+
+
+class Mlp(pl.LightningModule):
+    def __init__(self, features=6, lr=0.1, optimizer="sgd"):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(features, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        self.log("val_loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        if self.hparams.optimizer == "adam":
+            return torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)
+        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, train=None, val=None, batch_size=10, **loader):
+        super().__init__()
+        self.train = Visits() if train is None else train
+        self.val = Held() if val is None else val
+        self.batch_size, self.loader = batch_size, loader
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=self.batch_size, shuffle=True, **self.loader)
+
+    def val_dataloader(self):
+        return DataLoader(self.val, batch_size=self.batch_size)
+
+
+class Recorder(pl.Callback):
+    """Keeps, for each optimizer step, weights and draw before it and the gradient that it used. Put it last."""
+
+    def __init__(self, dpsgd):
+        self.dpsgd, self.steps, self.batches = dpsgd, [], 0
+        self._positions, self._owners = [], []
+
+    def on_train_start(self, trainer, pl_module):
+        mechanism = self.dpsgd._loop.mechanism
+        take, recorder = mechanism.sampler.take, self
+
+        def recorded(positions):
+            chunk = take(positions)
+            recorder.batches += 1
+            if not chunk.empty:
+                recorder._positions += chunk.positions.tolist()
+            return chunk
+
+        mechanism.sampler.take = recorded
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        weights = {n: p.detach().clone() for n, p in pl_module.named_parameters()}
+        grads = {
+            n: None if p.grad is None else p.grad.detach().clone() for n, p in pl_module.named_parameters()
+        }
+        self.steps.append((weights, self._positions, grads))
+        self._positions = []
+
+
+def plain_gradient(module, loss_of, dataset, weights, positions, owner, *, clip, expected, average="mean"):
+    """Micro-batch DP-SGD without noise: one record at a time, one clipped gradient a patient."""
+    now = {n: p.detach().clone() for n, p in module.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(weights[name])
+    by_owner = defaultdict(list)
+    for position in positions:
+        by_owner[owner[position]].append(position)
+    total = {n: torch.zeros_like(p) for n, p in module.named_parameters()}
+    parameters = dict(module.named_parameters())
+    for rows in by_owner.values():
+        sums = {n: torch.zeros_like(p) for n, p in parameters.items()}
+        for row in rows:
+            grads = torch.autograd.grad(loss_of(module, row), list(parameters.values()), allow_unused=True)
+            for name, grad in zip(parameters, grads, strict=True):
+                if grad is not None:
+                    sums[name] += grad
+        if average == "mean":
+            sums = {n: s / len(rows) for n, s in sums.items()}
+        norm = torch.sqrt(sum(s.square().sum() for s in sums.values()))
+        factor = min(1.0, clip / float(norm)) if norm > 0 else 1.0
+        for name in total:
+            total[name] += sums[name] * factor
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(now[name])
+    return {n: t / expected for n, t in total.items()}
