@@ -61,7 +61,8 @@ def sensitivity(
             contributions, before the division, as one tensor or one for each parameter. Called with the same state of
             the global random generators each time.
         owners: At least two; their records, their rarest and longest ones too, are what the verdict is about.
-        max_grad_norm: C.
+        max_grad_norm: C. Ask again with the clipping set to a hundredth of it: then everybody is clipped, and a clip
+            that is wrong for a few (layer by layer, say) shows on all.
         tolerance: What rounding may add, as a share of C. There is no chance in this test: in float32 a correct
             pipeline is off by about 1e-6 for each owner of the batch, in bfloat16 by about 1e-2.
         companions: Whether to compute also what each owner adds alone; doubles the calls, most of them short.
