@@ -360,7 +360,6 @@ class PatientSampler(Sampler[list[int]]):
         patients = np.sort(rng.choice(self.n_patients, size, replace=False, shuffle=False))
         if self._rates.ndim:
             patients = patients[rng.random(size) * top < self._rates[patients]]
-        patients = patients[self._starts[patients + 1] > self._starts[patients]]
         return patients.astype(np.int64)
 
     def _records(self, rng: np.random.Generator, patients: _Ints) -> tuple[_Ints, _Ints]:

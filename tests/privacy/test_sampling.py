@@ -199,8 +199,13 @@ def test_parts_of_all_processes_are_the_draw(cohort, world):
         assert sum(len(set(p.tolist())) for p in patients) == len(set(owner[whole].tolist()))
         for share in shares:
             assert whole_draw(share[step]) == draw[0].draw
-        # What is drawn is what the cap leaves of each patient.
+        # What is drawn is what the cap leaves of each patient, and every process has its part of every part.
         most = cohort["max_records"] or 60
+        records = np.minimum(np.bincount(owner[whole], minlength=1), most)
+        fullest = max(len(chunk.positions) for chunk in cells)
+        assert fullest <= len(whole) / len(cells) + records.max(initial=0)
+        if len(whole) and records.max() == 1:
+            assert fullest - min(len(chunk.positions) for chunk in cells) <= 1
         for patient in set(owner[whole].tolist()):
             assert (owner[whole] == patient).sum() == min((owner == patient).sum(), most)
 
