@@ -209,6 +209,7 @@ def make_report(
     notes: Sequence[str],
     model: str,
     roc: Sequence[tuple[float, float]] = (),
+    privacy: str = "",
 ) -> WatchReport:
     """The whole run as one report; counts of flagged patients are read off the frame when it is written."""
     members, held_out = watch.members.patients, watch.held_out.patients
@@ -235,6 +236,7 @@ def make_report(
         roc=roc,
         min_cell=settings.min_cell,
         hashed_ids=settings.hash_ids,
+        privacy=privacy,
     )
 
 

@@ -96,6 +96,7 @@ class WatchReport:
             empty when not kept.
         hashed_ids: Whether the ids in the flags are keyed hashes.
         min_cell: Counts of people from 1 to this minus one are shown as "<min_cell".
+        privacy: The statement of a training with differential privacy, as text; empty for one without.
 
     Example:
         >>> report = WatchReport(version="0.1.0", created="2026-01-01T00:00:00Z", unit="patient",
@@ -133,6 +134,7 @@ class WatchReport:
     roc: Sequence[tuple[float, float]] = ()
     hashed_ids: bool = True
     min_cell: int = MIN_CELL
+    privacy: str = ""
 
     def __post_init__(self) -> None:
         fixed: dict[str, Any] = {

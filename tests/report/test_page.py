@@ -32,6 +32,10 @@ CASES = {
     ),
     "blind": (report(curve=[point(5, blind_auc=about(0.7, 0.02)), point(6)]), None),
     "zero rates": (report(curve=[point(2, tpr={0.1: about(0.0, 0.01), 0.01: about(float("nan"), 0)})]), None),
+    "private training": (
+        report(privacy="Differential privacy: epsilon = 8 <for> patients\n\nUnit  patient"),
+        flags(50, 3, 1),
+    ),
     "fractions": (report(curve=[point(1, epoch=0.25 * i, coverage=0.25 * i) for i in range(4)]), None),
 }
 
@@ -269,3 +273,11 @@ def test_content_that_cannot_be_written_costs_that_file_only(tmp_path):
         "flags.parquet",
     }
     assert [p.name for p in tmp_path.iterdir()] == [path.name for path in written.values()]
+
+
+def test_statement_of_a_private_training_is_on_the_page_as_text():
+    privacy = "epsilon = 8 <b>at</b> delta 1e-4\n  indented"
+    page = render_page(report(privacy=privacy), None)
+    assert "<pre>epsilon = 8 &lt;b&gt;at&lt;/b&gt; delta 1e-4\n  indented</pre>" in page
+    assert WatchReport.from_json(report(privacy=privacy).to_json()).privacy == privacy
+    assert "Differential privacy" not in render_page(report(), None)
