@@ -107,8 +107,14 @@ def does_not_show(report: WatchReport) -> list[str]:
         "nothing of outside sources.",
         f"How another run would look. This is one training run; another seed flags partly other {unit}s. "
         "Intervals are for one look each, not for the most favourable epoch picked from the curve.",
-        "Differential privacy. Nothing here bounds what leaks. The curve and the list were computed from "
-        "private data and stand outside any epsilon; stopping or reweighting by them does too.",
+        (
+            "That the curve and the list are private. The statement of differential privacy is about the weights; "
+            "what stands here was computed from private data and lies outside of its epsilon, and so does "
+            "stopping or reweighting by it."
+            if report.privacy
+            else "Differential privacy. Nothing here bounds what leaks. The curve and the list were computed from "
+            "private data and stand outside any epsilon; stopping or reweighting by them does too."
+        ),
         "A legal conclusion. This is evidence for those who have to decide.",
     ]
 

@@ -280,4 +280,7 @@ def test_statement_of_a_private_training_is_on_the_page_as_text():
     page = render_page(report(privacy=privacy), None)
     assert "<pre>epsilon = 8 &lt;b&gt;at&lt;/b&gt; delta 1e-4\n  indented</pre>" in page
     assert WatchReport.from_json(report(privacy=privacy).to_json()).privacy == privacy
-    assert "Differential privacy" not in render_page(report(), None)
+    assert "Nothing here bounds what leaks" not in page
+    without = render_page(report(), None)
+    assert "<pre>epsilon" not in without
+    assert "Nothing here bounds what leaks" in without
