@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.broken_dp.gradients import ACROSS
-from benchmarks.broken_dp.pipeline import DELTA, ONE_RECORD, Pipeline
+from benchmarks.broken_dp.pipeline import ONE_RECORD, Pipeline
 from benchmarks.broken_dp.world import World, canaries, cohort, record_losses, with_odd_patients
 from memguard.attacks import epsilon_one_run
 from memguard.privacy.guards.batch_statistics import batch_statistics, changed_buffers
@@ -25,6 +25,7 @@ from memguard.privacy.guards.sensitivity import sensitivity
 from memguard.privacy.guards.steps import fresh_seeds, one_draw_each, steps_accounted
 
 AUDIT_CONFIDENCE = 1 - 1e-6  # an audit at 95 % would be wrong in one correct run of twenty
+AUDIT_DELTA = 1e-10  # far below what the audit may err by, divided among its canaries
 DRAWS = 150
 SHARED = Path("/dev/shm")
 IN_MEMORY = SHARED if SHARED.is_dir() else None  # a ledger waits for the disk at each step
@@ -156,17 +157,17 @@ def audited(bug, seed, folder, m):
     planted = canaries(m, seed)
     who = torch.tensor(np.flatnonzero(coins))
     world = World(planted.x[who], planted.y[who], planted.mask[who])
-    pipe = Pipeline(world, folder, bug, rate=0.1, sigma=4.0, c=2.0, lr=0.5, chunks=1, linear=True)
+    pipe = Pipeline(world, folder, bug, rate=0.1, sigma=6.0, c=2.0, lr=0.02, chunks=1, linear=True)
     pipe.expected = pipe.rate * m / 2
-    pipe.train(200)
+    pipe.train(300)
     weight = pipe.net[0].weight.detach()
     own = weight[planted.y[:, 0], torch.arange(m)]
     scores = (own - weight.mean(0)).numpy()
-    claimed = pipe.epsilon()
+    claimed = pipe.epsilon(AUDIT_DELTA)
     pipe.ledger.close()
     if not np.isfinite(scores).all():
         return [Caught("audit", "audit/nonfinite", "weights are NaN")]
-    bound = epsilon_one_run(scores, coins, delta=DELTA / 100, confidence=AUDIT_CONFIDENCE)
+    bound = epsilon_one_run(scores, coins, delta=AUDIT_DELTA, confidence=AUDIT_CONFIDENCE)
     if bound.epsilon <= claimed:
         return []
     return [Caught("audit", "audit/above", f"at least {bound.epsilon:.2f} where {claimed:.2f} is claimed")]

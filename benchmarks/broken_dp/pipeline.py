@@ -253,16 +253,16 @@ class Pipeline:
         losses = torch.stack(each)
         return torch.where(losses > losses.quantile(0.9), 0.2, 1.0).numpy()
 
-    def epsilon(self):
-        return rdp_epsilon(self.ledger.history(), DELTA)
+    def epsilon(self, delta=DELTA):
+        return rdp_epsilon(self.ledger.history(), delta)
 
     def _train_without_privacy(self):
-        for _ in range(200):
-            self.optimizer.zero_grad()
-            record_losses(
-                self.net, self.world.x[self.world.mask], self.world.y[self.world.mask]
-            ).sum().backward()
-            self.optimizer.step()
+        optimizer = torch.optim.Adam(self.net.parameters(), lr=0.05)
+        usable = self.world.mask & self.world.x.isfinite().all(2)
+        for _ in range(100):
+            optimizer.zero_grad()
+            record_losses(self.net, self.world.x[usable], self.world.y[usable]).mean().backward()
+            optimizer.step()
 
     def _zeros(self):
         return [torch.zeros_like(p) for p in self.net.parameters()]
