@@ -41,6 +41,8 @@ class CapturedLoss:
             ``"loss/record"`` for losses that are no likelihood (squared error, ...).
         route: How the loss was found, for the report.
         signature: Function and reduction of the accepted call; ``None`` for an override.
+        mass: ``(B,)`` float32, what the record's mean divides by: positions, or the class weights at them. A loss
+            that is a mean over positions is the mean of ``loss`` with these weights. ``None`` for an override.
 
     Example:
         >>> import torch
@@ -56,6 +58,7 @@ class CapturedLoss:
     unit: str = "nats/record"
     route: str
     signature: tuple[str, str] | None = None
+    mass: Tensor | None = None
 
 
 def loss_of(returned: Any) -> Tensor | None:
@@ -145,6 +148,7 @@ def attribute(
         unit="nats/token" if sequence else ("nats/record" if call.name in LIKELIHOODS else "loss/record"),
         route=f"{call.name}, {how}" + (", unflattened" if shares.rows != batch_size else ""),
         signature=call.signature,
+        mass=shares.mass.to(torch.float32),
     )
 
 

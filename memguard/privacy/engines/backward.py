@@ -70,7 +70,7 @@ def gradients(loss: Tensor, parameters: Sequence[nn.Parameter], module: nn.Modul
             found = [p.grad for p in wanted]
     else:
         found = torch.autograd.grad(loss, wanted, allow_unused=True)
-    given = iter(found)
+    given = iter([None if g is None else g.to_dense() for g in found])
     return [next(given) if p.requires_grad else None for p in parameters]
 
 

@@ -1,0 +1,334 @@
+"""The gradients of all records of a batch in one pass, by Opacus's formulas for single layers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from memguard.capture.call import LossCall
+from memguard.capture.layout import LayoutMemory
+from memguard.capture.losses import LossCapture, loss_of
+from memguard.capture.stillness import forked_rng
+from memguard.errors import AmbiguousLossError, MemguardWarning, PrivacyError
+from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.engines.backward import gradients, scalar_loss
+from memguard.privacy.engines.base import Engine, Read, RunStep, Work
+from memguard.privacy.engines.hooks import Hooks
+from memguard.privacy.engines.loop import LoopEngine, shown
+from memguard.privacy.engines.rows import Rows
+from memguard.privacy.engines.spread import UntoldError
+from memguard.privacy.engines.weighting import Weighting, by_identity, candidates
+
+__all__ = ["OpacusEngine"]
+
+_LOOP = 'pass engine="loop", which runs every record alone'
+
+
+class OpacusEngine(Engine):
+    """One forward and one backward pass over a batch give the gradient of every record in it.
+
+    Nothing of the module changes: no wrapper, no attribute, no replaced layer, and ``p.grad`` stays as it is. Where the
+    records of a batch cannot be told apart, the batch is run by :class:`LoopEngine` instead, and a warning says so
+    once: a slower sum, never a wrong one.
+
+    Args:
+        module: Whose ``training_step`` runs.
+        parameters: What the optimizer trains.
+        reduction: The loss is a ``"mean"`` over records or a ``"sum"``. ``"auto"`` finds it out in :meth:`calibrate`;
+            without that, it accepts a loss that one function of ``torch.nn.functional`` returned.
+
+    Attributes:
+        weighting: How the loss weighs its records; ``None`` until it is known.
+        n_looped: Batches that were left to the loop.
+
+    Guarantees:
+        Right for losses that are a sum over records of what each record alone gives, up to known weights. Batch
+        statistics, contrastive losses and partial likelihoods are not; :meth:`calibrate` refuses them.
+
+    Note:
+        The formulas for single layers are those of Opacus (Yousefpour et al. 2021, arXiv:2109.12298). Memory is one
+        float32 copy of all parameters for each record: B * V * d * 4 bytes for an embedding.
+
+    Example:
+        >>> import numpy as np
+        >>> from memguard.privacy.sampling import Chunk
+        >>> net, x = nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+        >>> chunk = Chunk(draw=0, part=0, parts=1, positions=np.array([0, 1]), owner=np.array([0, 1]), n_owners=2)
+        >>> into = ClippedSum(list(net.parameters()), max_grad_norm=1.0)
+        >>> engine = OpacusEngine(net, list(net.parameters()), reduction="mean")
+        >>> engine.attach()
+        >>> _ = engine.accumulate(Work(x, chunk), lambda batch: net(batch).mean(), lambda i: x[i : i + 1], into)
+        >>> engine.detach()
+        >>> into.sums[0].tolist()
+        [[1.0, 1.0]]
+    """
+
+    name = "opacus"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        *,
+        reduction: Literal["auto", "mean", "sum"] = "auto",
+    ) -> None:
+        super().__init__(module, parameters)
+        if reduction not in ("auto", "mean", "sum"):
+            raise PrivacyError(f"reduction={reduction!r}", "it is unknown", 'pass "auto", "mean" or "sum"')
+        self.reduction = reduction
+        self.weighting: Weighting | None = None if reduction == "auto" else Weighting(reduction)
+        self.n_looped = 0
+        self._hooks = Hooks(module, parameters)
+        self._loop = LoopEngine(module, parameters)
+        self._memory = LayoutMemory()
+        self._attached = False
+
+    def attach(self) -> None:
+        """Put hooks on the layers; they sleep but within :meth:`accumulate` and the checks."""
+        self._hooks.attach()
+        self._attached = True
+
+    def detach(self) -> None:
+        """Take the hooks away. Idempotent."""
+        self._hooks.detach()
+        self._attached = False
+
+    def accumulate(self, work: Work, run_step: RunStep, read: Read, into: ClippedSum) -> Any:
+        """Add the clipped contribution of each owner; see :meth:`Engine.accumulate`."""
+        n = len(work.chunk.positions)
+        try:
+            if n == 1:
+                return self._loop.accumulate(work, run_step, lambda _: work.batch, into)
+            returned, rows, scale = self._told(work, run_step, read)
+        except (UntoldError, AmbiguousLossError) as problem:
+            if self.n_looped == 0:
+                warnings.warn(
+                    MemguardWarning(
+                        f"a batch of {n} records is run record by record: {problem.seen}",
+                        "the sums are right, and slower",
+                        'pass engine="loop" if this is so in most batches',
+                    ),
+                    stacklevel=2,
+                )
+            self.n_looped += 1
+            return self._loop.accumulate(work, run_step, read, into)
+        into.add(self._contributions(work, rows, scale))
+        return shown(returned, scalar_loss(returned).detach())
+
+    def calibrate(
+        self, work: Work, run_step: RunStep, read: Read, *, tolerance: float | None = None
+    ) -> Weighting:
+        """Compare the gradients of a batch's records with those of each record alone, and learn how the loss weighs.
+
+        Call it before training, with dropout off (:func:`~memguard.privacy.engines.still.no_dropout`), on a few
+        records of different lengths.
+
+        Args:
+            work: At least three records.
+            run_step: Runs the user's step on a batch.
+            read: Gives the batch of one record alone.
+            tolerance: Largest relative difference; 1e-3, or 8 roundings of the coarsest gradient, by default.
+
+        Returns:
+            How the loss weighs its records; also in :attr:`weighting`.
+
+        Raises:
+            PrivacyError: If no weighting makes them equal: the loss is not a sum over records.
+        """
+        n = len(work.chunk.positions)
+        if n < 3:
+            raise PrivacyError(
+                f"{n} records to calibrate on", "too few to tell a mean from a sum", "pass at least 3"
+            )
+        alone = [self._alone(run_step(read(int(position)))) for position in work.chunk.positions]
+        try:
+            found = self._fitting(work, run_step, read, alone, tolerance)
+            if isinstance(found, str):
+                self._spread_uncovered(work, run_step, read)
+                found = self._fitting(work, run_step, read, alone, tolerance)
+        except AmbiguousLossError as problem:
+            found = problem.seen
+        if isinstance(found, str):
+            raise PrivacyError(
+                f"the loss of a batch of {n} records is not a sum over its records ({found})",
+                "what one patient contributes depends on others, so it cannot be clipped from a batch",
+                'pass engine="loop", which runs every record alone, or let no record see another: no batch '
+                "normalization, no contrast or ranking within a batch, padding masked",
+            )
+        self.weighting = found
+        return found
+
+    def coverage(self, work: Work, run_step: RunStep, read: Read) -> dict[str, tuple[float, float]]:
+        """Compare the sum over records with autograd's own gradient of the batch's loss, for each parameter.
+
+        Args:
+            work: At least two records.
+            run_step: Runs the user's step on a batch.
+            read: Gives the batch of one record alone.
+
+        Returns:
+            By name: the largest absolute difference, and the largest absolute value of autograd's gradient. A parameter
+            that is used past its layer (``F.linear(h, embedding.weight)``) differs.
+        """
+        with forked_rng():
+            returned, rows, _, _ = self._settled(work, run_step, read)
+            self._hooks.backward(returned, rows)
+        with forked_rng():
+            whole = gradients(scalar_loss(run_step(work.batch)), self.parameters, self.module)
+        names = {id(p): name for name, p in self.module.named_parameters()}
+        found = {}
+        for at, (p, grad) in enumerate(zip(self.parameters, whole, strict=True)):
+            ours = rows.of[id(p)].sum(0) if id(p) in rows.of else torch.zeros_like(p)
+            grad = torch.zeros_like(p) if grad is None else grad
+            difference = (ours.detach() - grad).abs().max().item() if p.numel() else 0.0
+            found[names.get(id(p), f"parameter {at}")] = (
+                difference,
+                grad.abs().max().item() if p.numel() else 0.0,
+            )
+        return found
+
+    # -- one pass ---
+
+    def _told(self, work: Work, run_step: RunStep, read: Read) -> tuple[Any, Rows, Tensor | None]:
+        """A pass with its rows filled, and what they are to be multiplied by; None for nothing."""
+        returned, rows, calls, loss = self._settled(work, run_step, read)
+        weighting = self.weighting or by_identity(calls, loss)
+        if weighting is None:
+            raise PrivacyError(
+                "the loss that the step returned is not the result of one loss function",
+                "how it weighs the records of a batch is not known",
+                'call calibrate() first, or pass reduction="mean" if it is a mean over records, "sum" if a sum',
+            )
+        if weighting.kind in ("mean", "sum"):
+            self._hooks.backward(returned, rows, seed=rows.n if weighting.kind == "mean" else 1)
+            return returned, rows, None
+        call = weighting.heard(calls)
+        more = [call.result] if call is not None and weighting.kind == "weights" else []
+        gradient = [*self._hooks.backward(returned, rows, more=more), None][0]
+        return returned, rows, weighting.scale(calls, gradient, rows.n, work.batch, self._memory, loss.device)
+
+    def _settled(self, work: Work, run_step: RunStep, read: Read) -> tuple[Any, Rows, list[LossCall], Tensor]:
+        """A forward pass in which every dimension is known; a record alone tells what one batch leaves open."""
+        if not self._attached:
+            raise PrivacyError(
+                "the engine is not attached", "no gradient of a record would come up", "call attach()"
+            )
+        n = len(work.chunk.positions)
+        for again in (True, False):
+            with LossCapture() as seen:
+                returned, rows = self._hooks.forward(n, lambda: run_step(work.batch))
+            if loss_of(returned) is None:
+                raise UntoldError(
+                    "the step returned no loss for a batch", "a record in it may have one", _LOOP
+                )
+            loss = scalar_loss(returned)
+            if not self._hooks.layouts.open:
+                return returned, rows, seen.calls, loss
+            if again:
+                single, row = self._hooks.forward(1, lambda: run_step(read(int(work.chunk.positions[0]))))
+                if loss_of(single) is not None:
+                    self._hooks.backward(single, row)
+        raise UntoldError(
+            f"which dimension counts the records is open at {sorted(map(str, self._hooks.layouts.open))[0]}"
+        )
+
+    def _contributions(self, work: Work, rows: Rows, scale: Tensor | None) -> list[Tensor]:
+        """``(P, *shape)`` for each parameter; the rows are used up."""
+        chunk, n = work.chunk, rows.n
+        device = self.parameters[0].device
+        owner = torch.as_tensor(chunk.owner, device=device)
+        weight = torch.ones(n, device=device) if scale is None else scale.to(device)
+        if work.average == "mean":
+            weight = weight / torch.bincount(owner, minlength=chunk.n_owners)[owner]
+        one_each = chunk.n_owners == n and bool((chunk.owner == range(n)).all())
+        sums = torch.zeros(chunk.n_owners, n, device=device)
+        if not one_each:
+            sums[owner, torch.arange(n, device=device)] = weight
+        found = []
+        for p in self.parameters:
+            mine = rows.of.pop(id(p), None)
+            if mine is None:
+                found.append(torch.zeros(1, device=p.device).expand(chunk.n_owners, *p.shape))
+            elif not one_each:
+                flat = mine.reshape(n, -1)
+                found.append((sums.to(flat) @ flat).reshape(chunk.n_owners, *p.shape))
+            elif scale is None:
+                found.append(mine)
+            else:
+                factor = weight.to(mine).reshape(n, *[1] * p.dim())
+                found.append(mine * factor if id(p) in rows.borrowed else mine.mul_(factor))
+        return found
+
+    # -- calibration ---
+
+    def _alone(self, returned: Any) -> list[Tensor | None]:
+        if returned is None:
+            return [None] * len(self.parameters)
+        return gradients(scalar_loss(returned), self.parameters, self.module)
+
+    def _fitting(
+        self,
+        work: Work,
+        run_step: RunStep,
+        read: Read,
+        alone: list[list[Tensor | None]],
+        tolerance: float | None,
+    ) -> Weighting | str:
+        """The first weighting that makes rows and gradients of single records equal, or what differs."""
+        returned, rows, calls, loss = self._settled(work, run_step, read)
+        possible = [w for w in candidates(calls, loss) if self.reduction in ("auto", w.kind)]
+        asked = [w.heard(calls) for w in possible if w.kind == "weights"]
+        results = [call.result for call in asked if call is not None]
+        by_call = iter(self._hooks.backward(returned, rows, more=results))
+        limit = tolerance if tolerance is not None else max(1e-3, 8 * rows.eps)
+        closest, best = "", float("inf")
+        for weighting in possible:
+            gradient = next(by_call) if weighting.kind == "weights" else None
+            try:
+                scale = weighting.scale(calls, gradient, rows.n, work.batch, self._memory, loss.device)
+            except AmbiguousLossError:
+                continue
+            error, what = self._difference(rows, scale, alone)
+            if error <= limit:
+                return weighting
+            if error < best:
+                best, closest = error, f"{what} differs by {error:.2g} of its norm from that record alone"
+        return closest or "no weighting is known"
+
+    def _difference(self, rows: Rows, scale: Tensor, alone: list[list[Tensor | None]]) -> tuple[float, str]:
+        """The largest relative difference of a record, and the parameter with most of it."""
+        names = {id(p): name for name, p in self.module.named_parameters()}
+        per: list[Tensor] = []
+        sizes = torch.zeros(rows.n, dtype=torch.float64)
+        for at, p in enumerate(self.parameters):
+            theirs = torch.stack([_or_zero(g[at], p) for g in alone]).reshape(rows.n, -1).double()
+            ours = rows.of.get(id(p))
+            scaled = 0 * theirs if ours is None else ours.reshape(rows.n, -1) * scale.to(ours)[:, None]
+            per.append((scaled - theirs).square().sum(1).cpu())
+            sizes += theirs.square().sum(1).cpu()
+        norms = sizes.sqrt()
+        errors = torch.stack(per).sum(0).sqrt() / torch.maximum(norms, 1e-3 * norms.max()).clamp(min=1e-30)
+        errors = errors.nan_to_num(nan=float("inf"))
+        worst = int(errors.argmax())
+        at = max(range(len(per)), key=lambda k: float(per[k][worst]))
+        return float(
+            errors[worst]
+        ), f"the gradient of record {worst} in {names.get(id(self.parameters[at]), at)}"
+
+    def _spread_uncovered(self, work: Work, run_step: RunStep, read: Read) -> None:
+        """Parameters that are used past their layer are given out as one copy a record from now on."""
+        found = self.coverage(work, run_step, read)
+        names = dict(self.module.named_parameters())
+        limit = 1e-3 * max((scale for _, scale in found.values()), default=0.0)
+        missed = {id(names[name]) for name, (error, _) in found.items() if error > limit and name in names}
+        if missed - self._hooks.bare:
+            self._hooks.bare |= missed
+            self.attach()
+
+
+def _or_zero(grad: Tensor | None, parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter, requires_grad=False) if grad is None else grad.detach()

@@ -1,0 +1,786 @@
+"""The engine with hooks gives what the loop over single records gives."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
+
+from memguard.errors import MemguardWarning, PrivacyError
+from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.engines.base import Work
+from memguard.privacy.engines.loop import LoopEngine
+from memguard.privacy.engines.opacus import OpacusEngine
+from memguard.privacy.engines.still import no_dropout
+from memguard.privacy.sampling import Chunk
+
+N, T, WIDTH, VOCABULARY, CLASSES = 24, 6, 8, 11, 3
+OWNER = [0, 0, 1, 2, 2, 2, 3]
+PAD = 0
+
+
+class Cohort:
+    """Codes of different lengths, padded to the longest of the batch; a label and features for each."""
+
+    def __init__(self, seed=0, n=N):
+        rng = torch.Generator().manual_seed(seed)
+        self.lengths = torch.randint(2, T + 1, (n,), generator=rng)
+        self.codes = torch.randint(1, VOCABULARY, (n, T), generator=rng)
+        self.x = torch.randn(n, T, WIDTH, generator=rng)
+        self.y = torch.randint(0, CLASSES, (n,), generator=rng)
+
+    def batch(self, positions, pad_to=None):
+        at = torch.as_tensor(positions)
+        lengths = self.lengths[at]
+        longest = pad_to or int(lengths.max())
+        keep = torch.arange(longest)[None] < lengths[:, None]
+        return {
+            "codes": self.codes[at, :longest].masked_fill(~keep, PAD),
+            "keep": keep,
+            "lengths": lengths,
+            "x": self.x[at],
+            "y": self.y[at],
+        }
+
+    def read(self, position):
+        return self.batch([position])
+
+
+def chunk(positions, owner):
+    return Chunk(
+        draw=0, part=0, parts=1, positions=np.array(positions), owner=np.array(owner), n_owners=max(owner) + 1
+    )
+
+
+def sums(engine, step, cohort, *, average="mean", owner=OWNER, max_grad_norm=1.0, parts=((3, 10), (11, 18))):
+    """The clipped sum over some chunks, as one flat tensor, and the sum's counts."""
+    into = ClippedSum(engine.parameters, max_grad_norm)
+    for begin, _ in parts:
+        positions = list(range(begin, begin + len(owner)))
+        work = Work(cohort.batch(positions), chunk(positions, owner), average)
+        engine.accumulate(work, step, cohort.read, into)
+    return into
+
+
+def compare(net, step, *, rtol=1e-6, looped=0, calibrated=True, cohort=None, kind=None, **kwargs):
+    """Both engines on the same records; the hooks must have done it, and left nothing."""
+    cohort = cohort or Cohort()
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    before = {name: (set(vars(m)), dict(m._parameters)) for name, m in net.named_modules()}
+    engine = OpacusEngine(net, parameters)
+    engine.attach()
+    run = lambda batch: step(net, batch)  # noqa: E731
+    if calibrated:
+        positions = [0, 1, 2, 3, 4]
+        work = Work(cohort.batch(positions), chunk(positions, positions))
+        with no_dropout():
+            engine.calibrate(work, run, cohort.read)
+            assert kind is None or engine.weighting.kind == kind
+    with no_dropout():
+        for average in ("mean", "sum"):
+            for max_grad_norm in (1e6, 0.05):
+                settings = {"average": average, "max_grad_norm": max_grad_norm, **kwargs}
+                expected = sums(LoopEngine(net, parameters), run, cohort, **settings)
+                got = sums(engine, run, cohort, **settings)
+                largest = max(s.abs().max() for s in expected.sums)
+                assert (
+                    largest > 0 and got.n_owners == expected.n_owners and got.n_clipped == expected.n_clipped
+                )
+                for (name, p), a, b in zip(_named(net), got.sums, expected.sums, strict=True):
+                    assert (a - b).abs().max() <= 3 * rtol * largest, name
+                    assert p.grad is None
+    assert engine.n_looped == looped
+    engine.detach()
+    for name, m in net.named_modules():
+        attributes, own = before[name]
+        assert set(vars(m)) == attributes and not m._forward_hooks and not m._backward_hooks
+        assert all(m._parameters[k] is p for k, p in own.items())
+        assert all(not vars(p) for p in own.values() if p is not None)
+    return engine
+
+
+def _named(net):
+    return [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+
+
+def classify(net, batch):
+    return F.cross_entropy(net(batch), batch["y"])
+
+
+# -- one layer each ---
+
+
+class On(nn.Module):
+    """A body on the features, pooled, and a head."""
+
+    def __init__(self, body, width=WIDTH, transpose=False, keys=False):
+        super().__init__()
+        self.body, self.head, self.transpose = body, nn.Linear(width, CLASSES), transpose
+
+    def forward(self, batch):
+        x = batch["x"]
+        h = self.body(x.transpose(1, 2) if self.transpose else x)
+        h = h.transpose(1, 2) if self.transpose else h
+        return self.head(h.flatten(1, -2).mean(1) if h.dim() > 2 else h)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(16, WIDTH))
+
+
+BODIES = {
+    "mlp": lambda: On(mlp()),
+    "layer norm": lambda: On(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH))),
+    "layer norm over two": lambda: On(nn.LayerNorm((T, WIDTH))),
+    "layer norm without bias": lambda: On(nn.Sequential(nn.LayerNorm(WIDTH, bias=False), mlp())),
+    "layer norm without weights": lambda: On(
+        nn.Sequential(nn.LayerNorm(WIDTH, elementwise_affine=False), mlp())
+    ),
+    "rms norm": lambda: On(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.RMSNorm(WIDTH), nn.PReLU())),
+    "conv": lambda: On(nn.Conv1d(WIDTH, WIDTH, 3, padding=1), transpose=True),
+    "conv, dilated, in groups": lambda: On(
+        nn.Sequential(nn.Conv1d(WIDTH, WIDTH, 2, dilation=2, groups=2), nn.GroupNorm(2, WIDTH)),
+        transpose=True,
+    ),
+    "conv, padded to the same": lambda: On(nn.Conv1d(WIDTH, WIDTH, 3, padding="same"), transpose=True),
+    "conv, circular": lambda: On(
+        nn.Conv1d(WIDTH, WIDTH, 3, padding=1, padding_mode="circular"), transpose=True
+    ),
+    "instance norm": lambda: On(nn.InstanceNorm1d(WIDTH, affine=True), transpose=True),
+    "weight norm": lambda: On(nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))),
+    "bilinear": lambda: On(Twice(nn.Bilinear(WIDTH, WIDTH, WIDTH))),
+    "used twice": lambda: On(Again(nn.Linear(WIDTH, WIDTH))),
+    "adapter": lambda: On(Adapter()),
+    "scale": lambda: On(Scale()),
+    "class token": lambda: On(Token()),
+    "transformer": lambda: On(encoder(batch_first=True)),
+    "flat": lambda: On(Flat()),
+    "time first": lambda: On(TimeFirst()),
+    "gru cell": lambda: On(Cell()),
+}
+
+
+class Twice(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x, x.flip(1))
+
+
+class Again(Twice):
+    def forward(self, x):
+        return self.layer(torch.tanh(self.layer(x)[:, 1:]))
+
+
+class Adapter(nn.Module):
+    """A frozen layer with low-rank matrices of its own beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+        self.a, self.b = nn.Parameter(torch.randn(WIDTH, 2)), nn.Parameter(torch.randn(2, WIDTH))
+
+    def forward(self, x):
+        return self.base(x) + x @ self.a @ self.b
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.randn(T, WIDTH))
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        h = self.inner(x * self.scale.exp())
+        h += self.shift[None, : x.shape[1]]
+        return h / (1 + self.shift.norm())
+
+
+class Token(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cls, self.positions = (
+            nn.Parameter(torch.randn(1, 1, WIDTH)),
+            nn.Parameter(torch.randn(T + 1, WIDTH)),
+        )
+        self.norm, self.mix = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        h = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.norm(self.mix(self.positions))
+        return torch.tanh(self.mix(h)) * h[:, :1]
+
+
+class Flat(nn.Module):
+    """Positions flattened before a layer, as heads often do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        return self.second(h.reshape(-1, WIDTH)).view(len(x), -1, WIDTH)
+
+
+class TimeFirst(Flat):
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x.transpose(0, 1).contiguous()))).transpose(0, 1)
+
+
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(WIDTH, WIDTH)
+
+    def forward(self, x):
+        h = torch.zeros(len(x), WIDTH)
+        for t in range(3):
+            h = self.cell(x[:, t], h)
+        return h
+
+
+def encoder(batch_first, layers=2, norm_first=False):
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 16, 0.2, batch_first=batch_first, norm_first=norm_first)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_layers(name):
+    torch.manual_seed(0)
+    compare(BODIES[name](), classify, kind="mass")
+
+
+# -- sequences ---
+
+
+class Sequence(nn.Module):
+    """Codes in, one prediction a position or a record."""
+
+    def __init__(self, body, padding_idx=PAD, tied=False, width=WIDTH, positions=None):
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, WIDTH, padding_idx=padding_idx)
+        self.body, self.head = body, nn.Linear(width, VOCABULARY, bias=not tied)
+        if tied:
+            self.head.weight = self.embed.weight
+        self.positions = None if positions is None else nn.Embedding(T, WIDTH)
+        self.how = positions
+
+    def embedded(self, batch):
+        codes = batch["codes"]
+        h = self.embed(codes)
+        steps = torch.arange(codes.shape[1])
+        if self.how == "plain":
+            h = h + self.positions(steps)
+        elif self.how == "row":
+            h = h + self.positions(steps[None])
+        elif self.how == "unsqueezed":
+            h += self.positions(steps).unsqueeze(0)
+        elif self.how == "expanded":
+            h = h + self.positions(steps.expand(len(codes), -1))
+        return h
+
+    def forward(self, batch):
+        return self.head(self.body(self.embedded(batch), batch))
+
+
+def next_code(net, batch):
+    """The mean over positions that count, of which every record has another number."""
+    logits = net(batch)[:, :-1]
+    target = batch["codes"][:, 1:].masked_fill(~batch["keep"][:, 1:], -100)
+    return F.cross_entropy(logits.reshape(-1, VOCABULARY), target.reshape(-1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, rnn, packed=False, state=False):
+        super().__init__()
+        self.rnn, self.packed = rnn, packed
+        self.state = nn.Parameter(torch.randn(4, 1, WIDTH)) if state else None
+
+    def forward(self, h, batch):
+        n = len(h)
+        hx = None if self.state is None else self.state.expand(-1, n, -1).contiguous()
+        if self.packed:
+            h = pack_padded_sequence(h, batch["lengths"], batch_first=True, enforce_sorted=False)
+            out, last = self.rnn(h, hx)
+            out, _ = pad_packed_sequence(out, batch_first=True, total_length=batch["codes"].shape[1])
+        elif self.rnn.batch_first:
+            out, last = self.rnn(h, hx)
+        else:
+            out, last = self.rnn(h.transpose(0, 1), hx)
+            out = out.transpose(0, 1)
+        last = last[0] if isinstance(last, tuple) else last
+        # Only a packed sequence has last states that do not depend on the padding, and so on the other records.
+        return out + last.mean(0).mean(1)[:, None, None] if self.packed else out
+
+
+def wide(kind, **kwargs):
+    return kind(WIDTH, WIDTH, **kwargs)
+
+
+class Attention(nn.Module):
+    def __init__(self, mha, mask="causal", need_weights=False, keys=False):
+        super().__init__()
+        self.mha, self.mask, self.need_weights, self.keys = mha, mask, need_weights, keys
+
+    def forward(self, h, batch):
+        length = h.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).triu(1)
+        masks = {
+            "causal": {"attn_mask": causal},
+            "hint": {"attn_mask": nn.Transformer.generate_square_subsequent_mask(length), "is_causal": True},
+            "padding": {"key_padding_mask": ~batch["keep"]},
+            "both": {"key_padding_mask": ~batch["keep"], "attn_mask": causal},
+            "heads": {"attn_mask": torch.zeros(len(h) * 2, length, length).masked_fill(causal, -1e4)},
+        }[self.mask]
+        other = torch.cat([h, h], -1)[..., :5] if self.keys else h
+        given = [h, other, other]
+        if not self.mha.batch_first:
+            given = [x.transpose(0, 1) for x in given]
+        out, weights = self.mha(*given, need_weights=self.need_weights, **masks)
+        out = out if self.mha.batch_first else out.transpose(0, 1)
+        return out if weights is None else out + weights.square().sum(-1, keepdim=True)
+
+
+class Encoder(nn.Module):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.encoder, self.first = encoder(**kwargs), kwargs["batch_first"]
+
+    def forward(self, h, batch):
+        mask = nn.Transformer.generate_square_subsequent_mask(h.shape[1])
+        keep = torch.zeros_like(batch["keep"], dtype=h.dtype).masked_fill(~batch["keep"], float("-inf"))
+        if self.first:
+            return self.encoder(h, mask, keep, is_causal=True)
+        return self.encoder(h.transpose(0, 1), mask, keep, is_causal=True).transpose(0, 1)
+
+
+class EncoderDecoder(nn.Module):
+    def __init__(self, batch_first):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nested tensors
+            self.net = nn.Transformer(WIDTH, 2, 1, 1, 16, 0.1, batch_first=batch_first)
+        self.first = batch_first
+
+    def forward(self, h, batch):
+        mask = nn.Transformer.generate_square_subsequent_mask(h.shape[1])
+        pad = torch.zeros_like(batch["keep"], dtype=h.dtype).masked_fill(~batch["keep"], float("-inf"))
+        x = h if self.first else h.transpose(0, 1)
+        out = self.net(x, x, tgt_mask=mask, src_mask=mask, memory_mask=mask, src_key_padding_mask=pad,
+                       tgt_key_padding_mask=pad, memory_key_padding_mask=pad)  # fmt: skip
+        return out if self.first else out.transpose(0, 1)
+
+
+class Block(nn.Module):
+    """A block as people write them: one projection for query, key and value, and a mask."""
+
+    def __init__(self, reentrant=None):
+        super().__init__()
+        self.norm, self.qkv, self.out = (
+            nn.LayerNorm(WIDTH),
+            nn.Linear(WIDTH, 3 * WIDTH),
+            nn.Linear(WIDTH, WIDTH),
+        )
+        self.feed, self.drop, self.reentrant = mlp(), nn.Dropout(0.1), reentrant
+
+    def run(self, h):
+        n, length, _ = h.shape
+        q, k, v = self.qkv(self.norm(h)).view(n, length, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=0.1 if self.training else 0.0)
+        h = h + self.out(a.transpose(1, 2).reshape(n, length, -1))
+        return self.drop(h + self.feed(h))
+
+    def forward(self, h, batch):
+        return (
+            self.run(h) if self.reentrant is None else checkpoint(self.run, h, use_reentrant=self.reentrant)
+        )
+
+
+class Bag(nn.Module):
+    """No order: the mean of embedded codes."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(VOCABULARY, WIDTH, **kwargs), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, batch):
+        return self.head(self.bag(batch["codes"]))
+
+
+SEQUENCES = {
+    "gru": lambda: Sequence(Recurrent(wide(nn.GRU, batch_first=True))),
+    "gru, time first, no bias": lambda: Sequence(Recurrent(wide(nn.GRU, bias=False))),
+    "gru, two layers, both ways, packed": lambda: Sequence(
+        Recurrent(wide(nn.GRU, num_layers=2, bidirectional=True, dropout=0.3, batch_first=True), packed=True),
+        width=2 * WIDTH,
+    ),
+    "lstm, two layers, both ways, packed": lambda: Sequence(
+        Recurrent(wide(nn.LSTM, num_layers=2, bidirectional=True, batch_first=True), packed=True),
+        width=2 * WIDTH,
+    ),
+    "gru, learned state": lambda: Sequence(
+        Recurrent(wide(nn.GRU, num_layers=2, bidirectional=True, batch_first=True), packed=True, state=True),
+        width=2 * WIDTH,
+    ),
+    "lstm": lambda: Sequence(Recurrent(wide(nn.LSTM, num_layers=2, batch_first=True))),
+    "rnn": lambda: Sequence(Recurrent(wide(nn.RNN))),
+    "rnn, relu, packed": lambda: Sequence(Recurrent(wide(nn.RNN, nonlinearity="relu"), packed=True)),
+    "attention": lambda: Sequence(Attention(nn.MultiheadAttention(WIDTH, 2, 0.1, batch_first=True))),
+    "attention, time first": lambda: Sequence(Attention(nn.MultiheadAttention(WIDTH, 2), "both")),
+    "attention, hint": lambda: Sequence(Attention(nn.MultiheadAttention(WIDTH, 2, batch_first=True), "hint")),
+    "attention, mask of heads": lambda: Sequence(
+        Attention(nn.MultiheadAttention(WIDTH, 2, batch_first=True), "heads")
+    ),
+    "attention, padding, weights": lambda: Sequence(
+        Attention(nn.MultiheadAttention(WIDTH, 2, batch_first=True, bias=False), "padding", need_weights=True)
+    ),
+    "attention, other keys": lambda: Sequence(
+        Attention(nn.MultiheadAttention(WIDTH, 2, batch_first=True, kdim=5, vdim=5), "causal", keys=True)
+    ),
+    "attention, added rows": lambda: Sequence(
+        Attention(
+            nn.MultiheadAttention(WIDTH, 2, add_bias_kv=True, add_zero_attn=True), "both", need_weights=True
+        )
+    ),
+    "encoder": lambda: Sequence(Encoder(batch_first=True), positions="plain"),
+    "encoder, norm first, time first": lambda: Sequence(
+        Encoder(batch_first=False, norm_first=True), positions="row"
+    ),
+    "encoder and decoder": lambda: Sequence(EncoderDecoder(batch_first=True), positions="expanded"),
+    "encoder and decoder, time first": lambda: Sequence(
+        EncoderDecoder(batch_first=False), positions="unsqueezed"
+    ),
+    "blocks": lambda: Sequence(Block(), positions="unsqueezed"),
+    "blocks, checkpointed": lambda: Sequence(Block(reentrant=False), positions="row"),
+    "blocks, checkpointed the old way": lambda: Sequence(Block(reentrant=True), positions="row"),
+    "tied": lambda: Sequence(Block(), tied=True, positions="plain"),
+    "tied, no padding row": lambda: Sequence(Block(), tied=True, padding_idx=None),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequences(name):
+    torch.manual_seed(0)
+    compare(SEQUENCES[name](), next_code, kind="mass")
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags(mode):
+    torch.manual_seed(0)
+    compare(Bag(mode=mode, padding_idx=PAD), classify)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_stand_ins_compute_what_the_layer_computes(name):
+    torch.manual_seed(0)
+    net, cohort = SEQUENCES[name](), Cohort()
+    batch = cohort.batch([3, 4, 5, 6])
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    with no_dropout():
+        expected = net(batch)
+        got, _ = engine._hooks.forward(4, lambda: net(batch))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+# -- losses ---
+
+
+def padded_bce(net, batch):
+    return F.binary_cross_entropy_with_logits(net(batch)[..., 0], batch["keep"].float())
+
+
+def by_hand(net, batch):
+    """Pooled by the user, over positions that count."""
+    logits = net(batch)[:, :-1].reshape(-1, VOCABULARY)
+    values = F.cross_entropy(logits, batch["codes"][:, 1:].reshape(-1), reduction="none").view(
+        len(batch["codes"]), -1
+    )
+    keep = batch["keep"][:, 1:].float()
+    return (values * keep).sum() / keep.sum()
+
+
+def class_weights(net, batch):
+    return F.cross_entropy(net(batch), batch["y"], weight=torch.tensor([0.2, 1.0, 3.0]))
+
+
+LOSSES = {
+    "mean": (lambda: On(mlp()), classify, "mass"),
+    "dict": (lambda: On(mlp()), lambda net, b: {"loss": classify(net, b), "n": len(b["y"])}, "mass"),
+    "sum": (lambda: On(mlp()), lambda net, b: F.cross_entropy(net(b), b["y"], reduction="sum"), "sum"),
+    "scaled": (lambda: On(mlp()), lambda net, b: 3 * classify(net, b), "mass"),
+    "of nobody's function": (lambda: On(mlp()), lambda net, b: -net(b).log_softmax(1)[:, 0].mean(), "mean"),
+    "two of one weight": (lambda: On(mlp()), lambda net, b: classify(net, b) + net(b).square().mean(), "mass"),
+    "class weights": (lambda: On(mlp()), class_weights, "mass"),
+    "none, mean": (
+        lambda: On(mlp()), lambda net, b: F.cross_entropy(net(b), b["y"], reduction="none").mean(), "weights",
+    ),
+    "none, masked by hand": (lambda: Sequence(Block()), by_hand, "weights"),
+    "squared error": (lambda: On(mlp()), lambda net, b: F.mse_loss(net(b), b["x"].mean(1)[:, :3]), "mass"),
+    "summed over positions": (
+        lambda: Sequence(Block()),
+        lambda net, b: (F.cross_entropy(net(b).mT, b["codes"], reduction="none") * b["keep"]).sum(1).mean(), "mean",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name):
+    torch.manual_seed(0)
+    net, step, kind = LOSSES[name]
+    compare(net(), step, kind=kind)
+
+
+@pytest.mark.parametrize("name", ["mean", "class weights", "dict", "squared error"])
+def test_a_loss_that_is_one_call_needs_no_calibration(name):
+    torch.manual_seed(0)
+    net, step, _ = LOSSES[name]
+    compare(net(), step, calibrated=False)
+
+
+def test_another_loss_needs_it():
+    net, cohort = On(mlp()), Cohort()
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    with pytest.raises(PrivacyError, match="not the result of one loss function"):
+        sums(engine, lambda b: 2 * classify(net, b), cohort)
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1), ("sum", 7)])
+def test_or_a_word(reduction, factor):
+    """Seven records: their sum is seven times their mean."""
+    net, cohort = On(mlp()), Cohort()
+    engine = OpacusEngine(net, list(net.parameters()), reduction=reduction)
+    engine.attach()
+    settings = {"parts": [(3, 10)], "max_grad_norm": 1e6}
+    with no_dropout():
+        got = sums(engine, lambda b: factor * classify(net, b), cohort, **settings)
+        expected = sums(LoopEngine(net, engine.parameters), lambda b: classify(net, b), cohort, **settings)
+    for a, b in zip(got.sums, expected.sums, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+# -- refusals ---
+
+
+class Standardized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        h = self.layer(x)
+        return (h - h.mean(0)) / (h.std(0, unbiased=False) + 1e-5)
+
+
+def cox(net, batch):
+    risk = net(batch)[:, 0]
+    order = torch.argsort(batch["x"][:, 0, 0], descending=True)
+    return -(risk[order] - torch.logcumsumexp(risk[order], 0)).mean()
+
+
+def contrastive(net, batch):
+    h = F.normalize(net(batch), dim=-1)
+    return F.cross_entropy(h @ h.roll(1, 1).T / 0.5, torch.arange(len(h)))
+
+
+class Sorted(nn.Module):
+    """Puts the records of a batch in another order on the way: rows are then no records."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        order = torch.argsort(x[:, 0, 0])
+        return torch.tanh(self.layer(x[order]))[torch.argsort(order)] + self.other(x)
+
+
+def batch_norm(net):
+    return On(nn.Sequential(nn.Linear(WIDTH, WIDTH), net))
+
+
+REFUSED = {
+    "batch norm": (lambda: On(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(T), mlp())), classify),
+    "batch norm without weights": (
+        lambda: On(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(T, affine=False), mlp())), classify,
+    ),
+    "standardized by hand": (lambda: On(Standardized()), classify),
+    "cox": (lambda: On(mlp()), cox),
+    "contrastive": (lambda: On(mlp()), contrastive),
+    "records in another order": (lambda: On(Sorted()), classify),
+    "weights of the batch": (
+        lambda: On(mlp()),
+        lambda net, b: (F.cross_entropy(net(b), b["y"], reduction="none") * torch.softmax(net(b)[:, 0], 0)).sum(),
+    ),
+    "two of different weight": (lambda: Sequence(Block()), lambda net, b: next_code(net, b) + padded_bce(net, b)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_losses_that_are_no_sums_over_records_are_refused(name):
+    torch.manual_seed(0)
+    net, step = REFUSED[name]
+    net, cohort = net(), Cohort()
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    positions = [0, 1, 2, 3, 4, 5]
+    work = Work(cohort.batch(positions), chunk(positions, positions))
+    with no_dropout(), pytest.raises(PrivacyError, match='"loop"'):
+        engine.calibrate(work, lambda b: step(net, b), cohort.read)
+    assert engine.weighting is None
+
+
+class TiedByHand(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block = nn.Embedding(VOCABULARY, WIDTH), Block()
+
+    def forward(self, batch):
+        return F.linear(self.block(self.embed(batch["codes"]), batch), self.embed.weight)
+
+
+def test_a_weight_used_past_its_layer_is_seen_and_then_followed():
+    torch.manual_seed(0)
+    net, cohort = TiedByHand(), Cohort()
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    positions = [0, 1, 2, 3, 4]
+    work = Work(cohort.batch(positions), chunk(positions, positions))
+    with no_dropout():
+        found = engine.coverage(work, lambda b: next_code(net, b), cohort.read)
+    assert found["embed.weight"][0] > 0.1 * found["embed.weight"][1] > 0
+    engine.detach()
+    assert all(
+        error <= 1e-6 * max(scale, 1e-2) for name, (error, scale) in found.items() if name != "embed.weight"
+    )
+    compare(net, next_code, kind="mass")
+
+
+# -- the rest of the contract ---
+
+
+def test_bfloat16_is_summed_in_float32():
+    torch.manual_seed(0)
+    net = Sequence(Block(), tied=True)
+
+    def step(net, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return next_code(net, batch)
+
+    compare(net, step, rtol=2e-2, kind="mass")
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    cohort = Cohort()
+    _, rows, _ = engine._told(
+        Work(cohort.batch([0, 1, 2]), chunk([0, 1, 2], [0, 1, 2])), lambda b: step(net, b), cohort.read
+    )
+    assert rows.eps > 1e-3 and all(each.dtype == torch.float32 for each in rows.of.values())
+
+
+def test_compiled_children_run_with_hooks():
+    torch.manual_seed(0)
+    net = On(mlp())
+    net.body = torch.compile(net.body, backend="eager")
+    compare(net, classify)
+
+
+def test_a_subset_of_the_parameters():
+    torch.manual_seed(0)
+    net = Sequence(Recurrent(wide(nn.GRU, batch_first=True)))
+    net.embed.requires_grad_(False)
+    net.body.rnn.weight_hh_l0.requires_grad_(False)
+    compare(net, next_code)
+
+
+def test_p_grad_stays():
+    net, cohort = On(Adapter()), Cohort()
+    mark = net.head.weight.grad = torch.ones_like(net.head.weight)
+    engine = OpacusEngine(net, [p for p in net.parameters() if p.requires_grad])
+    engine.attach()
+    sums(engine, lambda b: classify(net, b), cohort)
+    assert (
+        net.head.weight.grad is mark and torch.equal(mark, torch.ones_like(mark)) and net.body.a.grad is None
+    )
+
+
+def test_passes_of_others_are_left_alone_while_attached():
+    torch.manual_seed(0)
+    net, cohort = Sequence(Recurrent(wide(nn.GRU, num_layers=2, batch_first=True, dropout=0.5))), Cohort()
+    plain, batch = copy.deepcopy(net), cohort.batch([0, 1, 2])
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    copied = copy.deepcopy(net)
+    for model in (net, copied):
+        torch.manual_seed(5)
+        next_code(model, batch).backward()
+    torch.manual_seed(5)
+    next_code(plain, batch).backward()
+    for a, b, c in zip(net.parameters(), plain.parameters(), copied.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad) and torch.equal(c.grad, b.grad) and not vars(a)
+    assert engine._hooks._rows is None
+
+
+def test_a_batch_that_cannot_be_told_is_left_to_the_loop_with_one_warning():
+    torch.manual_seed(0)
+    net, cohort = Sequence(Block()), Cohort()
+
+    def chosen(net, batch):
+        """Only positions that count go through the head: rows are no records there."""
+        h = net.body(net.embedded(batch), batch)
+        return F.cross_entropy(net.head(h[batch["keep"]]), batch["codes"][batch["keep"]])
+
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    with no_dropout():
+        with pytest.warns(MemguardWarning, match="record by record"):
+            got = sums(engine, lambda b: chosen(net, b), cohort)
+        expected = sums(LoopEngine(net, engine.parameters), lambda b: chosen(net, b), cohort)
+    assert engine.n_looped == 2
+    for a, b in zip(got.sums, expected.sums, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_as_many_steps_as_records_is_told_by_a_record_alone():
+    """Batches of 6 records with 6 steps, records second: one batch does not tell them apart."""
+    torch.manual_seed(0)
+    net, cohort = On(TimeFirst()), Cohort()
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    got = sums(engine, lambda b: classify(net, b), cohort, owner=list(range(T)))
+    expected = sums(
+        LoopEngine(net, engine.parameters), lambda b: classify(net, b), cohort, owner=list(range(T))
+    )
+    assert engine.n_looped == 0
+    for a, b in zip(got.sums, expected.sums, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_one_record_and_records_without_positions():
+    torch.manual_seed(0)
+    net, cohort = Sequence(Block()), Cohort()
+    cohort.lengths[4] = 1  # nothing to predict: its contribution is zero
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    with no_dropout(), warnings.catch_warnings():
+        for owner in ([0], [0, 1, 2]):
+            positions = [3 + i for i in range(len(owner))]
+            work = Work(cohort.batch(positions), chunk(positions, owner))
+            a, b = ClippedSum(engine.parameters, 0.5), ClippedSum(engine.parameters, 0.5)
+            engine.accumulate(work, lambda batch: next_code(net, batch), cohort.read, a)
+            for i in positions:
+                if i != 4:
+                    loop = LoopEngine(net, engine.parameters)
+                    one = Work(cohort.read(i), chunk([i], [0]))
+                    loop.accumulate(one, lambda batch: next_code(net, batch), cohort.read, b)
+            for x, y in zip(a.sums, b.sums, strict=True):
+                torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-7)
