@@ -58,6 +58,13 @@ def test_only_the_owner_can_read_it(tmp_path):
         assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
+def test_a_folder_that_widens_modes_does_not_widen_this_file(tmp_path, monkeypatch):
+    opened = os.open
+    monkeypatch.setattr(journal.os, "open", lambda path, how, mode=0o777: opened(path, how, mode | 0o044))
+    with new(tmp_path) as ledger:
+        assert stat.S_IMODE(ledger.path.stat().st_mode) == 0o600
+
+
 def test_every_line_is_synced_before_the_call_returns_and_the_file_is_not_read(tmp_path, monkeypatch):
     done = []
     write, sync = os.write, os.fsync
@@ -88,9 +95,9 @@ def test_steps_count_by_entries_not_by_number(tmp_path):
 
 def test_history_of_strata(tmp_path):
     with new(tmp_path, rates={"rare": 0.02, "other": 0.1}, steps=2) as ledger:
-        phase(ledger, 1.0, {"rare": 0.05})
+        phase(ledger, 1.0, {"rare": 0.05, "new": 0.01})
         ledger.step(2)
-        assert ledger.strata == ["rare", "other"]
+        assert ledger.strata == ["rare", "other", "new"]
         assert [(p.sample_rate, p.steps) for p in ledger.history("rare")] == [(0.02, 2), (0.05, 1)]
         # in a phase that does not name it, a stratum counts with the highest rate
         assert [(p.sample_rate, p.steps) for p in ledger.history("other")] == [(0.1, 2), (0.05, 1)]
@@ -284,6 +291,7 @@ child = os.fork()
 if child == 0:
     try:
         ledger.append("note", text="from a worker")
+        print("written", flush=True)
     except PrivacyError:
         print("refused", flush=True)
     sys.stdin.read()  # outlive the writer
