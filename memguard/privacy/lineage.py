@@ -86,7 +86,7 @@ def check_claim(name: str, held: int, steps: int, mark: Mapping[str, Any], hashe
         name: Of the file.
         held: Steps in it.
         steps: That the checkpoint knows of.
-        mark: What the ledger gave when the checkpoint was written; empty if it was not asked.
+        mark: What the ledger gave when the checkpoint was written; without a hash only the steps are compared.
         hashed: Hash of the line that the mark names.
 
     Raises:
@@ -99,7 +99,7 @@ def check_claim(name: str, held: int, steps: int, mark: Mapping[str, Any], hashe
             "steps that were taken would not be counted, and epsilon would come out too small",
             "put back the file as it was when the checkpoint was written, or begin anew without the checkpoint",
         )
-    if mark and hashed != mark["chain"]:
+    if mark.get("chain") and hashed != mark["chain"]:
         raise PrivacyError(
             f"line {mark['line'] + 1} of the ledger {name} is not the one that the checkpoint knows",
             "this is a copy that went another way, and the steps of the checkpoint's own way are not in it",
