@@ -15,6 +15,7 @@ from typing_extensions import override
 from memguard.callbacks.gather import rank
 from memguard.callbacks.private_loop import PrivateLoop
 from memguard.errors import MemguardWarning, PrivacyError
+from memguard.privacy.checks import refuse
 from memguard.privacy.guards.static import scan
 from memguard.privacy.guards.static_callbacks import PUBLIC_METRICS
 from memguard.privacy.run import PrivateRun, RunSettings
@@ -131,6 +132,7 @@ class DPSGD(pl.Callback):
         self._run: PrivateRun | None = None
         self._loop: PrivateLoop | None = None
         self._state: Mapping[str, Any] | None = None
+        self._stage: str | None = None
 
     # -- what a person reads -------------------------------------------------------------------------------
 
@@ -170,6 +172,7 @@ class DPSGD(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._stage = stage
         if stage != "fit":
             return
         self._restore()
@@ -179,7 +182,10 @@ class DPSGD(pl.Callback):
                 f"{len(others)} DPSGD callbacks", "each would add its noise to the other's", "keep one"
             )
         refuse(scan(trainer, pl_module))
-        self._run = None if self._state is None and not trainer.global_step else self._run
+        if (
+            trainer.global_step == 0
+        ):  # a Trainer that begins, begins a run; a checkpoint tells of another later
+            self._run = None
         self._loop = PrivateLoop(trainer, pl_module, self.settings, run=self._run)
         self._loop.install()
 
@@ -190,12 +196,15 @@ class DPSGD(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self._loop is not None
+        findings = scan(trainer, pl_module)
+        refuse(findings)
         folder = self.dirpath or Path(trainer.default_root_dir) / "memguard-dp"
-        state, self._state = self._state, None
-        self._run = self._loop.open(folder, state)
-        for finding in scan(trainer, pl_module):
+        self._run = self._loop.open(folder, self._state)
+        self._state = None
+        for finding in findings:
             self._run.note(finding)
-            warnings.warn(MemguardWarning(finding.seen, finding.why, finding.fix), stacklevel=2)
+            if finding.warn:
+                warnings.warn(finding.warning(), stacklevel=2)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -232,43 +241,59 @@ class DPSGD(pl.Callback):
                 f"memguard/dp/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "epsilon",
                 batch_size=1, rank_zero_only=False, sync_dist=False,
             )  # fmt: skip
-        if self._run.exhausted():
+        if self._run.exhausted() and not self._loop.at_end():
             trainer.should_stop = True
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._run is not None and self._loop is not None:
-            shown = sorted({*trainer.logged_metrics, *trainer.callback_metrics} - PUBLIC_METRICS)
-            if shown:
-                self._run.write("private_log", keys=shown)
-            self._run.end(
-                step=trainer.global_step, why="stopped early" if trainer.should_stop else "as planned"
+        if self._run is None or self._loop is None:
+            return
+        shown = sorted({*trainer.logged_metrics, *trainer.callback_metrics} - PUBLIC_METRICS)
+        if shown:
+            self._run.write("private_log", keys=shown)
+        self._run.end(step=trainer.global_step, why="as planned" if self._run.complete else "stopped early")
+        if rank() == 0:
+            self._write_statement()
+
+    def _write_statement(self) -> None:
+        assert self._run is not None
+        try:
+            self._run.write_statement()
+        except Exception as problem:  # the weights of a whole training are not lost for a page of text
+            warnings.warn(
+                MemguardWarning(
+                    f"the statement of the private training could not be written ({problem})",
+                    f"what was spent stands in {self._run.ledger_path}",
+                    "call DPSGD.statement()",
+                ),
+                stacklevel=2,
             )
-            if rank() == 0:
-                self._run.write_statement()
 
     @override
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         try:
-            if self._run is not None:
+            if self._run is not None and self._loop is not None:
                 self._run.end(step=trainer.global_step, why=f"cut off by {type(exception).__name__}")
         finally:
             self._restore()
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._stage = None
         if stage == "fit":
             self._restore()
 
     def _restore(self) -> None:
         """Leave trainer, strategy, module and loaders as they were; idempotent."""
-        if self._loop is not None:
-            self._loop.restore()
-        if self._run is not None:
-            self._run.close()
-        self._loop = None
+        loop, self._loop = self._loop, None
+        try:
+            if loop is not None:
+                loop.restore()
+        finally:
+            if self._run is not None:
+                self._run.close()
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -280,11 +305,5 @@ class DPSGD(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._state = state_dict or None
-
-
-def refuse(findings: Sequence[Any]) -> None:
-    """Raise the first finding under which the guarantee would not hold."""
-    for finding in findings:
-        if finding.severity == "refuse":
-            raise PrivacyError(finding.seen, finding.why, finding.fix)
+        if self._stage in (None, "fit"):  # to test a checkpoint is not to go on from it
+            self._state = state_dict or None

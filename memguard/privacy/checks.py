@@ -27,7 +27,7 @@ from memguard.privacy.guards.finding import Finding
 from memguard.privacy.guards.sensitivity import sensitivity
 from memguard.privacy.sampling import Chunk
 
-__all__ = ["Prepared", "Trial", "prepare"]
+__all__ = ["Prepared", "Trial", "prepare", "refuse"]
 
 _CANDIDATES, _OWNERS, _RECORDS = 24, 5, 3
 
@@ -43,6 +43,8 @@ class Trial:
         max_grad_norm: C.
         average: Over an owner's records.
         seed: Entropy that all processes share, so that all of them look at the same records.
+        joins: Whether ``read`` puts several records into one batch of the user's kind; else it gives a list of batches,
+            and only the loop can run them.
     """
 
     owner: NDArray[np.int64]
@@ -51,6 +53,7 @@ class Trial:
     max_grad_norm: float
     average: Literal["mean", "sum"]
     seed: bytes
+    joins: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,14 @@ def prepare(
         raise PrivacyError(
             "the optimizer has no parameter that requires a gradient", "there is nothing to train", ""
         )
-    names = ["opacus", "loop"] if kind == "auto" else [kind]
+    if kind == "opacus" and not trial.joins:
+        raise PrivacyError(
+            'engine="opacus" with batch_size=None and one record a batch',
+            "only the loader of the user knows how to put several records into one batch",
+            'pass engine="loop", or give the loader a batch_size and a collate_fn',
+        )
+    kinds = {"auto": ["opacus", "loop"] if trial.joins else ["loop"]}
+    names = kinds.get(kind, [kind])
     refusals: list[str] = []
     for name in names:
         engine = _engine(name)(module, parameters)
@@ -166,6 +176,8 @@ def _tested(
 
         found = sensitivity(sum_of, range(len(chosen)), trial.max_grad_norm)
         found.require()
+        _somebody_contributes(sum_of(range(len(chosen))))
+        prepared.facts["what"] = f"sensitivity to {found.n_owners} owners before training"
         prepared.facts["max_sensitivity"] = found.max_ratio
         prepared.facts["owners_looked_at"] = found.n_owners
         if found.finding is not None:
@@ -175,8 +187,29 @@ def _tested(
     return prepared
 
 
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raise the first finding under which the guarantee would not hold.
+
+    Raises:
+        PrivacyError: If there is one.
+    """
+    for finding in findings:
+        if finding.severity == "refuse":
+            raise finding.error()
+
+
+def _somebody_contributes(sums: Sequence[Tensor]) -> None:
+    if not any(bool(total.any()) for total in sums):
+        raise PrivacyError(
+            "the training step gives no parameter of the optimizer a gradient",
+            "the model would learn from the noise alone",
+            "return the loss from training_step, computed with the parameters that configure_optimizers hands over",
+        )
+
+
 def _forward(trial: Trial, records: Sequence[int]) -> None:
-    trial.run_step(trial.read(records))
+    for some in [records] if trial.joins else [[record] for record in records]:
+        trial.run_step(trial.read(some))
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from memguard.privacy.sampling import Chunk, PatientSampler, whole_draw
 __all__ = ["Mechanism", "Released", "StepCounts", "check_parameters"]
 
 Reduce = Callable[[Tensor], Tensor]
+_BUCKET = 1 << 22  # float32 numbers that are sent at once
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Mechanism:
             would tell how many they were.
         average: An owner's gradient is the ``"mean"`` or the ``"sum"`` over his records.
         rank: Of this process.
-        reduce: Sums a tensor over processes; ``None`` for a single one.
+        reduce: Sums a tensor over processes, in place or not; ``None`` for a single one.
     """
 
     def __init__(
@@ -122,21 +123,31 @@ class Mechanism:
             PrivacyError: If the parts were not exactly one whole draw: an owner could be in it twice.
         """
         whole_draw(self._taken)
-        sums = [total.clone() for total in self.sum.sums]
         std = noise_multiplier * self.sum.max_grad_norm
-        if self.rank == 0 and std > 0:
-            for total in sums:
+        # In place: a second copy of all parameters would be the largest thing in memory.
+        for total in self.sum.sums:
+            if self.rank == 0 and std > 0:
                 total.add_(self.noise.normal_like(total, std))
-        counts = self._counts()
         if self.reduce is not None:
-            flat = self.reduce(torch.cat([total.reshape(-1) for total in sums]))
-            cuts = torch.split(flat, [total.numel() for total in sums])
-            sums = [part.reshape(total.shape) for part, total in zip(cuts, sums, strict=True)]
+            for some in _buckets(self.sum.sums):
+                self._reduced(some)
         gradients = [
-            (total / self.expected_owners).to(p.dtype) for total, p in zip(sums, self.parameters, strict=True)
+            (total / self.expected_owners).to(p.dtype)
+            for total, p in zip(self.sum.sums, self.parameters, strict=True)
         ]
+        counts = self._counts()
         self.begin()
         return Released(gradients, counts)
+
+    def _reduced(self, totals: list[Tensor]) -> None:
+        """Sum tensors over processes in one go."""
+        assert self.reduce is not None
+        if len(totals) == 1:
+            totals[0].copy_(self.reduce(totals[0]))
+            return
+        flat = self.reduce(torch.cat([total.reshape(-1) for total in totals]))
+        for total, part in zip(totals, torch.split(flat, [total.numel() for total in totals]), strict=True):
+            total.copy_(part.reshape(total.shape))
 
     def _counts(self) -> StepCounts:
         counts = torch.tensor(
@@ -146,6 +157,19 @@ class Mechanism:
             counts = self.reduce(counts.to(self.sum.sums[0].device)).cpu()
         owners, clipped, nonfinite = counts.long().tolist()
         return StepCounts(owners, clipped, nonfinite)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Neighbours joined up to some size: one call for many small tensors, no copy of a large one."""
+    found: list[list[Tensor]] = []
+    size = _BUCKET
+    for tensor in tensors:
+        size += tensor.numel()
+        if size > _BUCKET or tensor.device != found[-1][-1].device:
+            found.append([])
+            size = tensor.numel()
+        found[-1].append(tensor)
+    return found
 
 
 def check_parameters(expected: Sequence[nn.Parameter], now: Sequence[nn.Parameter]) -> None:

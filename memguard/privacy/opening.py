@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memguard.errors import PrivacyError
+from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.accounting import Phase
 from memguard.privacy.ledger import Ledger
 from memguard.privacy.plan import Plan
@@ -23,6 +24,7 @@ def open_run(
     state: Mapping[str, Any] | None,
     global_step: int,
     planned: int | None,
+    planned_in_all: int | None,
     rates: Mapping[str, float],
     fixed_noise: float,
     seeds: Mapping[str, str],
@@ -39,6 +41,7 @@ def open_run(
         state: Of the checkpoint (:meth:`PrivateRun.state_dict`).
         global_step: Optimizer steps that the Trainer stands at.
         planned: Optimizer steps to come.
+        planned_in_all: Optimizer steps that the rates of individual budgets were found for.
         rates: Sample rate of each stratum.
         fixed_noise: Noise multiplier that the rates were found with; NaN where it is still to be found.
         seeds: Fingerprints of the seeds of this start, by use.
@@ -58,20 +61,24 @@ def open_run(
     found: Any = None
     if rank == 0:
         try:
-            found = _open(plan, settings, folder, state, planned, rates, fixed_noise, seeds, facts)
+            found = _open(
+                plan, settings, folder, state, planned, planned_in_all, rates, fixed_noise, seeds, facts
+            )
         except Exception as error:  # every process must stop, not only this one
             found = error
     if isinstance(found, Exception):
         broadcast(found if rank == 0 else None)
         raise found
     told = broadcast(
-        None if found is None else (found.run, str(found.folder), found._before, found.noise_multiplier)
+        None
+        if found is None
+        else (found.run, str(found.folder), found.before, found.noise_multiplier, found.planned)
     )
     if isinstance(told, Exception):
         raise told
     if isinstance(found, PrivateRun):
         return found
-    run, where, history, noise = told
+    run, where, history, noise, planned = told
     return PrivateRun(
         plan, settings, None, history=history, rates=rates, noise_multiplier=noise,
         delta=delta_for(settings, plan), planned=planned, folder=Path(where), run=run,
@@ -84,14 +91,20 @@ def _open(
     folder: Path,
     state: Mapping[str, Any] | None,
     planned: int | None,
+    planned_in_all: int | None,
     rates: Mapping[str, float],
     fixed_noise: float,
     seeds: Mapping[str, str],
     facts: Mapping[str, Any],
 ) -> PrivateRun:
     delta = delta_for(settings, plan)
+    known = {
+        **plan.facts(),
+        "average": settings.average,
+        "strata_from_data": settings.budgets is not None and settings.strata_from_data,
+    }
     if state is None:
-        ledger = Ledger.create(folder, fingerprint=plan.fingerprint, facts={**plan.facts(), **facts})
+        ledger = Ledger.create(folder, fingerprint=plan.fingerprint, facts={**known, **facts})
         history: dict[str, list[Phase]] = {}
     else:
         where = folder if (folder / f"{state['run']}.jsonl").exists() else Path(state["folder"])
@@ -99,7 +112,7 @@ def _open(
             where,
             state["run"],
             fingerprint=plan.fingerprint,
-            facts=plan.facts(),
+            facts=known,
             steps=int(state["steps"]),
             mark=state,
         )
@@ -110,12 +123,8 @@ def _open(
         if settings.budgets is None:
             (only,) = rates
             noise = noise_for(settings, plan, delta, planned, history.get(only, []))
-        elif history and any(p.noise_multiplier != noise for phases in history.values() for p in phases):
-            raise PrivacyError(
-                "individual budgets in a run that is resumed with another length or other rates",
-                "the rates were chosen so that all budgets are spent at the planned end",
-                "resume with the same max_epochs, strata and budgets",
-            )
+        elif history:
+            planned = _left_of_budgets(planned, planned_in_all, history, noise, rates)
         ledger.phase(
             noise_multiplier=noise,
             rates=dict(rates),
@@ -134,3 +143,43 @@ def _open(
         plan, settings, ledger, history=history, rates=rates, noise_multiplier=noise,
         delta=delta, planned=planned, folder=folder, run=ledger.run,
     )  # fmt: skip
+
+
+def _left_of_budgets(
+    planned: int | None,
+    planned_in_all: int | None,
+    history: Mapping[str, Sequence[Phase]],
+    noise: float,
+    rates: Mapping[str, float],
+) -> int | None:
+    """Steps that a resumed run with individual budgets may still take: they are spent together at the planned end."""
+    same = all(
+        (phase.noise_multiplier, phase.sample_rate) == (noise, rates[name])
+        for name, phases in history.items()
+        for phase in phases
+    )
+    if not same:
+        raise PrivacyError(
+            "individual budgets in a run that is resumed with another length or other rates",
+            "the rates were chosen so that all budgets are spent at the planned end",
+            "resume with the same max_epochs, strata and budgets",
+        )
+    if planned is None or planned_in_all is None:
+        return planned
+    left = planned_in_all - max(sum(phase.steps for phase in phases) for phases in history.values())
+    if left < planned:
+        if left <= 0:
+            raise PrivacyError(
+                "the individual budgets are spent",
+                "steps that were repeated after a rollback count again",
+                "stop here, or begin a new run with budgets of its own",
+            )
+        warnings.warn(
+            MemguardWarning(
+                f"{planned} steps to come, and budgets for {left}",
+                "steps that were repeated after a rollback count again",
+                "nothing: training stops when the budgets are spent",
+            ),
+            stacklevel=2,
+        )
+    return min(planned, left)

@@ -33,7 +33,8 @@ class Plan:
         unit: What one contribution belongs to: ``"patient"`` or ``"record"``.
         n_owners: P, patients (or records), taken as public.
         n_records: N, records.
-        most_records: Largest number of records that one patient owns in the data set.
+        most_records: Largest number of records that one patient owns in the data set; ``None`` where patients are not
+            known.
         max_records: At most so many records of a patient are used in a step; ``None``, all.
         sample_rate: Probability with which an owner is in a step, averaged over owners.
         expected_owners: What the noisy sum is divided by: ``sample_rate * n_owners``.
@@ -46,7 +47,7 @@ class Plan:
     unit: Unit
     n_owners: int
     n_records: int
-    most_records: int
+    most_records: int | None
     max_records: int | None
     sample_rate: float
     expected_owners: float
@@ -80,6 +81,7 @@ class Plan:
             "expected_owners": self.expected_owners,
             "steps_per_epoch": self.steps_per_epoch,
             "strata": self.counts(),
+            "strata_fingerprint": None if self.stratum is None else _digest(self.stratum),
         }
 
 
@@ -137,7 +139,9 @@ def make_plan(
         unit=unit,
         n_owners=n_owners,
         n_records=len(patients),
-        most_records=int(patients.records_per_patient().max(initial=0)),
+        most_records=int(patients.records_per_patient().max(initial=0))
+        if patients.unit == "patient"
+        else None,
         max_records=max_records,
         sample_rate=float(sample_rate),
         expected_owners=float(sample_rate * n_owners),
@@ -161,6 +165,11 @@ def fingerprint_of(patients: PatientMap, unit: Unit) -> str:
     for one in patients.ids.tolist() if patients.unit == "patient" else ():
         digest.update(f"{one}\0".encode())
     return digest.hexdigest()
+
+
+def _digest(stratum: NDArray[Any]) -> str:
+    """Tells whether every owner is in the stratum that he was in."""
+    return hashlib.blake2b("\0".join(stratum.tolist()).encode(), digest_size=16).hexdigest()
 
 
 def _strata(patients: PatientMap, strata: Mapping[Any, str] | Sequence[str]) -> NDArray[Any]:

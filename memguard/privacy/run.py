@@ -106,7 +106,7 @@ class PrivateRun:
         run: Name of the lineage.
 
     Attributes:
-        steps: Optimizer steps over the whole lineage, repeated ones included.
+        before: Phases spent before this start, for each stratum.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class PrivateRun:
         self.plan, self.settings, self.ledger = plan, settings, ledger
         self.rates, self.noise_multiplier, self.delta = dict(rates), noise_multiplier, delta
         self.planned, self.folder, self.run = planned, Path(folder), run
-        self._before = {name: list(phases) for name, phases in history.items()}
+        self.before = {name: list(phases) for name, phases in history.items()}
         self._since = 0
         self._known: tuple[int, float] | None = None
         self._mark: Mapping[str, Any] = {}
@@ -136,12 +136,20 @@ class PrivateRun:
     @property
     def steps(self) -> int:
         """Optimizer steps over the whole lineage."""
-        return (
-            max((sum(p.steps for p in phases) for phases in self._before.values()), default=0) + self._since
-        )
+        return max((sum(p.steps for p in phases) for phases in self.before.values()), default=0) + self._since
 
     def spend(self, global_step: int) -> None:
-        """Write down a step that is about to be taken. After this returns it counts, whatever happens."""
+        """Write down a step that is about to be taken. After this returns it counts, whatever happens.
+
+        Raises:
+            PrivacyError: If the step would exceed what was promised.
+        """
+        if self.exhausted():
+            raise PrivacyError(
+                f"a step more than the {self.planned} that the noise was chosen for",
+                "it would spend more than was promised",
+                "fit again for more epochs (the noise is then chosen anew for them), or pass noise_multiplier=",
+            )
         if self.ledger is not None:
             self.ledger.step(global_step)
         self._since += 1
@@ -149,7 +157,7 @@ class PrivateRun:
     def history(self, stratum: str) -> list[Phase]:
         """Phases of a stratum, this start included."""
         now = Phase(self.noise_multiplier, self.rates[stratum], self._since)
-        return [*self._before.get(stratum, []), *([now] if self._since else [])]
+        return [*self.before.get(stratum, []), *([now] if self._since else [])]
 
     def epsilon_now(self) -> float:
         """An upper bound that is quick to compute, the largest over strata.
@@ -175,9 +183,13 @@ class PrivateRun:
         return max(self.settings.budgets.values()) if self.settings.budgets else float("inf")
 
     def exhausted(self) -> bool:
-        """Whether a further step would exceed what the noise was planned for."""
-        planned_noise = self.settings.noise_multiplier is None
-        return planned_noise and self.planned is not None and self._since >= self.planned
+        """Whether a further step would exceed what the noise, or the rates, were chosen for."""
+        return self.settings.noise_multiplier is None and self.planned is not None and self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether all planned steps were taken; always, where there is no planned end."""
+        return self.planned is None or self._since >= self.planned
 
     # -- the record ----------------------------------------------------------------------------------------
 
@@ -220,7 +232,10 @@ class PrivateRun:
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: where the ledger is, and how many steps it must hold at least."""
         mark = self._mark if self.ledger is None else self.ledger.mark()
-        return {"version": 1, "run": self.run, "folder": str(self.folder), "steps": self.steps, **mark}
+        return {
+            "version": 1, "run": self.run, "folder": str(self.folder), "steps": self.steps, "parts": self.plan.parts,
+            **mark,
+        }  # fmt: skip
 
     def close(self) -> None:
         """Let go of the ledger's file; the statement can still be read."""
