@@ -112,7 +112,6 @@ def test_a_miss_fails_the_benchmark(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_every_bug_is_found_and_no_correct_run_alarms(capsys):
     assert main(["--runs", "1", "--seed", "3"]) == 0, capsys.readouterr().out
     assert f"{len(BUGS)} of {len(BUGS)} bugs found" in capsys.readouterr().out
