@@ -71,18 +71,24 @@ def noise_multiplier_for(
 
     if quick_epsilon(history(_MOST_NOISE), delta) >= target_epsilon:
         raise _out_of_reach(target_epsilon, done)
-    best, aim, sigma = math.inf, target_epsilon - min(0.0102, target_epsilon / 50), 1.0
+    aim, sigma = target_epsilon - min(0.0102, target_epsilon / 50), 1.0
+    too_small, best = 0.0, math.inf
     for _ in range(_ROUNDS):
         # The reported epsilon is the quick one and a nearly constant error: two looks at it are mostly enough.
-        sigma = _up(crossing(lambda s: quick_epsilon(history(s), delta), aim, sigma, most=_MOST_NOISE))
+        sigma = crossing(lambda s: quick_epsilon(history(s), delta), aim, sigma, most=_MOST_NOISE)
+        if too_small > 0 and best < math.inf and not too_small < sigma < best:
+            sigma = math.sqrt(too_small * best)  # the reported one jumps, as from one accountant to another
+        sigma = _up(sigma)
         reported = epsilon(history(sigma), delta).value
-        if reported <= target_epsilon:
+        if reported > target_epsilon:
+            too_small = max(too_small, sigma)
+        else:
             best = min(best, sigma)
             if reported >= target_epsilon * (1 - _CLOSE):
                 return best
-        aim = min(aim + target_epsilon * (1 - _CLOSE / 3) - reported, target_epsilon)
-        if aim <= 0:
-            break
+        aim = min(
+            max(aim + target_epsilon * (1 - _CLOSE / 3) - reported, target_epsilon / 10), target_epsilon
+        )
     if math.isinf(best):
         best = _louder(lambda s: epsilon(history(s), delta).value, target_epsilon, sigma, done)
     return best

@@ -20,8 +20,8 @@ from memguard.privacy.accounting.rdp import rdp_epsilon
 __all__ = ["pld_epsilon", "prv_epsilon", "version_of"]
 
 _EPS_ERROR = 0.01
-# About 3 microseconds and 300 bytes a point: 15 seconds and 1.3 GB at the most.
-_MOST_POINTS = 2**22
+# Some 4 microseconds and 300 bytes a point: 10 seconds and 700 MB at the most.
+_MOST_POINTS = 2**21
 _PRECISE_POINTS = 2**20
 # dp-accounting is slow on a fine grid, and its components take their time each.
 _FINEST_PLD = 5e-5

@@ -20,7 +20,8 @@ __all__ = ["mixture_epsilon", "suitable_mesh"]
 Array: TypeAlias = NDArray[np.floating[Any]]
 
 _FINEST, _COARSEST = 1e-6, 5e-3
-_MOST_POINTS = 2**21
+_MOST_POINTS = 2**21  # of the losses of one step
+_WIDEST = 2**19  # of the composed loss; only epsilons in the hundreds need as many
 _BLOCKS = 2**14
 _ORDERS = np.geomspace(1e-3, 1e4, 57)
 # Of delta, given away to losses that the grid does not hold.
@@ -80,9 +81,10 @@ def _mixture_epsilon(phases: tuple[Phase, ...], delta: float, records: int) -> f
     while True:
         ways = [list(way) for way in zip(*(step.on_grid(mesh) for step in steps), strict=True)]
         windows = [_window(way, counts, mesh, math.log(_GIVEN_AWAY * delta)) for way in ways]
-        if all(high - low < _MOST_POINTS for low, high in windows):
+        width = max(high - low for low, high in windows)
+        if width < _WIDEST:
             break
-        mesh *= 2
+        mesh *= max(1.2, 1.1 * width / _WIDEST)
     return max(
         _composed_epsilon(way, counts, mesh, delta, window) for way, window in zip(ways, windows, strict=True)
     )

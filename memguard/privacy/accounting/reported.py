@@ -51,8 +51,8 @@ def epsilon(history: Sequence[Phase], delta: float) -> Epsilon:
 
     PRV (Opacus) and PLD (dp-accounting; memguard's own composition where that is not installed) are computed and
     the larger is reported. They should agree within .02 + 1 %; where they do not, the note says so. Where one
-    cannot run, for want of memory or time, the other stands beside memguard's composition; where none can, RDP is
-    reported, which is always valid and usually larger. The Gaussian (GDP) approximation is never used: it
+    cannot run, for want of memory or time, the other stands beside memguard's composition; where that fails too, RDP
+    is reported, which is always valid and usually larger. The Gaussian (GDP) approximation is never used: it
     understates epsilon, by half in places.
 
     Args:
@@ -86,6 +86,7 @@ def epsilon(history: Sequence[Phase], delta: float) -> Epsilon:
     _try(found, notes, _PLD, lambda: pld_epsilon(history, delta))
     if len(found) < 2:
         _try(found, notes, _OWN, lambda: mixture_epsilon(history, delta))
+        _unless_resolved(found, notes)
     return _larger(found, notes, rdp_epsilon(history, delta), delta)
 
 
@@ -130,6 +131,7 @@ def patient_epsilon(history: Sequence[Phase], delta: float, records: int) -> Eps
     notes: list[str] = []
     _try(found, notes, _OWN, lambda: mixture_epsilon(history, delta, records))
     _try(found, notes, _PLD, lambda: pld_epsilon(history, delta, records))
+    _unless_resolved(found, notes)
     return _larger(found, notes, rdp_epsilon(_joined(history, records), delta), delta)
 
 
@@ -161,6 +163,13 @@ def _try(found: dict[str, float], notes: list[str], name: str, compute: Callable
     else:
         if value is not None:
             found[name] = value
+
+
+def _unless_resolved(found: dict[str, float], notes: list[str]) -> None:
+    """Our composition refuses a delta that rounding drowns; the libraries answer, and nothing checks them."""
+    if _OWN not in found and found:
+        notes.append(f"{', '.join(found)} not used, for want of a second accountant that agrees")
+        found.clear()
 
 
 def _larger(found: dict[str, float], notes: list[str], rdp: float, delta: float) -> Epsilon:
