@@ -64,7 +64,7 @@ def sums(engine, step, cohort, *, average="mean", owner=OWNER, max_grad_norm=1.0
     return into
 
 
-def compare(net, step, *, rtol=1e-6, looped=0, calibrated=True, cohort=None, kind=None, **kwargs):
+def compare(net, step, *, rtol=1e-6, looped=0, bare=0, calibrated=True, cohort=None, kind=None, **kwargs):
     """Both engines on the same records; the hooks must have done it, and left nothing."""
     cohort = cohort or Cohort()
     parameters = [p for p in net.parameters() if p.requires_grad]
@@ -88,7 +88,7 @@ def compare(net, step, *, rtol=1e-6, looped=0, calibrated=True, cohort=None, kin
             for (name, p), a, b in zip(_named(net), got.sums, expected.sums, strict=True):
                 assert (a - b).abs().max() <= 3 * rtol * largest, name
                 assert p.grad is None
-    assert engine.n_looped == looped
+    assert engine.n_looped == looped and len(engine._hooks.bare) == bare
     engine.detach()
     for name, m in net.named_modules():
         attributes, own = before[name]

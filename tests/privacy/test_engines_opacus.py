@@ -333,7 +333,7 @@ def test_a_weight_used_past_its_layer_is_seen_and_then_followed():
     assert all(
         error <= 1e-6 * max(scale, 1e-2) for name, (error, scale) in found.items() if name != "embed.weight"
     )
-    compare(net, next_code, kind="mass")
+    compare(net, next_code, kind="mass", bare=1)
 
 
 # -- the rest of the contract ---

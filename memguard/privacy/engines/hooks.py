@@ -65,8 +65,15 @@ class Hooks:
                 continue
             if not own or layer in inside:
                 continue
-            if any(name == "weight_hr_l0" for name in own):
-                raise PrivacyError(f"{path} is an LSTM with proj_size", "it has no stand-in", _LOOP)
+            if isinstance(layer, nn.RNNBase | torch.jit.ScriptModule):
+                what = (
+                    "a compiled script"
+                    if isinstance(layer, torch.jit.ScriptModule)
+                    else "an LSTM with proj_size"
+                )
+                raise PrivacyError(
+                    f"{path} is {what}", "its gradients of single records are out of reach", _LOOP
+                )
             rule = rule_of(layer)
             if rule is None or any(id(p) in self.bare for p in own.values()):
                 self._shared += [(layer, name, p) for name, p in own.items()]
@@ -107,15 +114,17 @@ class Hooks:
                 raise UntoldError(
                     f"the step failed on a tensor that all records share ({error})", "", _LOOP
                 ) from error
-        new = rows.rewritten() - self._rewritten
-        if new:
-            self._rewritten |= new
-            return self.forward(n, step)
         if isinstance(loss_of(returned), Spread):
             raise UntoldError(
                 "the loss contains a parameter by itself, not by way of the records", _LAST, _LOOP
             )
         return returned, rows
+
+    def settled(self, rows: Rows) -> bool:
+        """Whether the pass so far can be trusted; if not, the next one knows more."""
+        new = rows.rewritten() - self._rewritten
+        self._rewritten |= new
+        return not new and not self.layouts.open
 
     def backward(
         self, returned: Any, rows: Rows, *, seed: float = 1.0, more: Sequence[Tensor] = ()

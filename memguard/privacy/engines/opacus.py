@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,21 @@ from memguard.privacy.engines.weighting import Weighting, by_identity, candidate
 
 __all__ = ["OpacusEngine"]
 
+_TRIES = 4  # the first shows dimensions, the second views that are changed in place; twice with checkpointing
 _LOOP = 'pass engine="loop", which runs every record alone'
+
+
+_Plan = Callable[[list[LossCall], Tensor], tuple[float, list[Tensor]]]
+"""Calls and loss of a forward pass -> what the loss is multiplied by, and which gradients are wanted besides."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    returned: Any
+    rows: Rows
+    calls: list[LossCall]
+    loss: Tensor
+    asked: list[Any]
 
 
 class OpacusEngine(Engine):
@@ -175,8 +190,7 @@ class OpacusEngine(Engine):
             that is used past its layer (``F.linear(h, embedding.weight)``) differs.
         """
         with forked_rng():
-            returned, rows, _, _ = self._settled(work, run_step, read)
-            self._hooks.backward(returned, rows)
+            rows = self._pass(work, run_step, read, lambda calls, loss: (1, [])).rows
         with forked_rng():
             whole = gradients(scalar_loss(run_step(work.batch)), self.parameters, self.module)
         names = {id(p): name for name, p in self.module.named_parameters()}
@@ -195,45 +209,57 @@ class OpacusEngine(Engine):
 
     def _told(self, work: Work, run_step: RunStep, read: Read) -> tuple[Any, Rows, Tensor | None]:
         """A pass with its rows filled, and what they are to be multiplied by; None for nothing."""
-        returned, rows, calls, loss = self._settled(work, run_step, read)
-        weighting = self.weighting or by_identity(calls, loss)
-        if weighting is None:
-            raise PrivacyError(
-                "the loss that the step returned is not the result of one loss function",
-                "how it weighs the records of a batch is not known",
-                'call calibrate() first, or pass reduction="mean" if it is a mean over records, "sum" if a sum',
-            )
-        if weighting.kind in ("mean", "sum"):
-            self._hooks.backward(returned, rows, seed=rows.n if weighting.kind == "mean" else 1)
-            return returned, rows, None
-        call = weighting.heard(calls)
-        more = [call.result] if call is not None and weighting.kind == "weights" else []
-        gradient = [*self._hooks.backward(returned, rows, more=more), None][0]
-        return returned, rows, weighting.scale(calls, gradient, rows.n, work.batch, self._memory, loss.device)
+        weighting = self.weighting
 
-    def _settled(self, work: Work, run_step: RunStep, read: Read) -> tuple[Any, Rows, list[LossCall], Tensor]:
-        """A forward pass in which every dimension is known; a record alone tells what one batch leaves open."""
+        def plan(calls: list[LossCall], loss: Tensor) -> tuple[float, list[Tensor]]:
+            nonlocal weighting
+            weighting = weighting or by_identity(calls, loss)
+            if weighting is None:
+                raise PrivacyError(
+                    "the loss that the step returned is not the result of one loss function",
+                    "how it weighs the records of a batch is not known",
+                    'call calibrate() first, or pass reduction="mean" if it is a mean over records, "sum" if a sum',
+                )
+            call = weighting.heard(calls) if weighting.kind == "weights" else None
+            return len(work.chunk.positions) if weighting.kind == "mean" else 1, [] if call is None else [
+                call.result
+            ]
+
+        seen = self._pass(work, run_step, read, plan)
+        assert weighting is not None
+        if weighting.kind in ("mean", "sum"):
+            return seen.returned, seen.rows, None
+        gradient = next(iter(seen.asked), None)
+        scale = weighting.scale(seen.calls, gradient, seen.rows.n, work.batch, self._memory, seen.loss.device)
+        return seen.returned, seen.rows, scale
+
+    def _pass(self, work: Work, run_step: RunStep, read: Read, plan: _Plan) -> _Pass:
+        """Forward and backward, every dimension known; a record alone tells what one batch leaves open."""
         if not self._attached:
             raise PrivacyError(
                 "the engine is not attached", "no gradient of a record would come up", "call attach()"
             )
-        n = len(work.chunk.positions)
-        for again in (True, False):
-            with LossCapture() as seen:
-                returned, rows = self._hooks.forward(n, lambda: run_step(work.batch))
+        hooks, positions = self._hooks, work.chunk.positions
+        for _ in range(_TRIES):
+            with LossCapture() as heard:
+                returned, rows = hooks.forward(len(positions), lambda: run_step(work.batch))
             if loss_of(returned) is None:
                 raise UntoldError(
                     "the step returned no loss for a batch", "a record in it may have one", _LOOP
                 )
             loss = scalar_loss(returned)
-            if not self._hooks.layouts.open:
-                return returned, rows, seen.calls, loss
-            if again:
-                single, row = self._hooks.forward(1, lambda: run_step(read(int(work.chunk.positions[0]))))
+            if hooks.settled(rows):
+                seed, more = plan(heard.calls, loss)
+                asked = hooks.backward(returned, rows, seed=seed, more=more)
+                if hooks.settled(rows):  # a checkpointed block is first seen on the way back
+                    return _Pass(returned, rows, heard.calls, loss, asked)
+            if hooks.layouts.open:
+                single, row = hooks.forward(1, lambda: run_step(read(int(positions[0]))))
                 if loss_of(single) is not None:
-                    self._hooks.backward(single, row)
+                    hooks.backward(single, row)
+        where = min(map(str, hooks.layouts.open), default="an output that is changed in place")
         raise UntoldError(
-            f"which dimension counts the records is open at {sorted(map(str, self._hooks.layouts.open))[0]}"
+            f"which dimension counts the records is open at {where}", "rows may be no records", _LOOP
         )
 
     def _contributions(self, work: Work, rows: Rows, scale: Tensor | None) -> list[Tensor]:
@@ -279,17 +305,24 @@ class OpacusEngine(Engine):
         tolerance: float | None,
     ) -> Weighting | str:
         """The first weighting that makes rows and gradients of single records equal, or what differs."""
-        returned, rows, calls, loss = self._settled(work, run_step, read)
-        possible = [w for w in candidates(calls, loss) if self.reduction in ("auto", w.kind)]
-        asked = [w.heard(calls) for w in possible if w.kind == "weights"]
-        results = [call.result for call in asked if call is not None]
-        by_call = iter(self._hooks.backward(returned, rows, more=results))
+
+        def weightings(calls: list[LossCall], loss: Tensor) -> list[Weighting]:
+            return [w for w in candidates(calls, loss) if self.reduction in ("auto", w.kind)]
+
+        def plan(calls: list[LossCall], loss: Tensor) -> tuple[float, list[Tensor]]:
+            asked = [w.heard(calls) for w in weightings(calls, loss) if w.kind == "weights"]
+            return 1, [call.result for call in asked if call is not None]
+
+        seen = self._pass(work, run_step, read, plan)
+        rows, by_call = seen.rows, iter(seen.asked)
         limit = tolerance if tolerance is not None else max(1e-3, 8 * rows.eps)
         closest, best = "", float("inf")
-        for weighting in possible:
+        for weighting in weightings(seen.calls, seen.loss):
             gradient = next(by_call) if weighting.kind == "weights" else None
             try:
-                scale = weighting.scale(calls, gradient, rows.n, work.batch, self._memory, loss.device)
+                scale = weighting.scale(
+                    seen.calls, gradient, rows.n, work.batch, self._memory, seen.loss.device
+                )
             except AmbiguousLossError:
                 continue
             error, what = self._difference(rows, scale, alone)
@@ -303,9 +336,9 @@ class OpacusEngine(Engine):
         """The largest relative difference of a record, and the parameter with most of it."""
         names = {id(p): name for name, p in self.module.named_parameters()}
         per: list[Tensor] = []
-        sizes = torch.zeros(rows.n, dtype=torch.float64)
+        sizes = torch.zeros(rows.n)
         for at, p in enumerate(self.parameters):
-            theirs = torch.stack([_or_zero(g[at], p) for g in alone]).reshape(rows.n, -1).double()
+            theirs = torch.stack([_or_zero(g[at], p) for g in alone]).reshape(rows.n, -1).float()
             ours = rows.of.get(id(p))
             scaled = 0 * theirs if ours is None else ours.reshape(rows.n, -1) * scale.to(ours)[:, None]
             per.append((scaled - theirs).square().sum(1).cpu())

@@ -131,7 +131,12 @@ class Rows(Spreading):
         def take(g: Tensor) -> None:
             wide = torch.promote_types(g.dtype, torch.float32)
             inputs = x.to(g.dtype).to(wide) if x.is_floating_point() else x
-            found = rule(layer, first(inputs), first(g.to(wide)))
+            try:
+                found = rule(layer, first(inputs), first(g.to(wide)))
+            except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
+                raise UntoldError(
+                    f"the formula for {path} failed ({error})", "a gradient is missing", _LOOP
+                ) from error
             for name, rows in found.items():
                 parameter = getattr(layer, name)
                 if parameter is not None:
