@@ -22,7 +22,7 @@ from memguard.privacy.engines.hooks import Hooks
 from memguard.privacy.engines.loop import LoopEngine, shown
 from memguard.privacy.engines.rows import Rows
 from memguard.privacy.engines.spread import UntoldError
-from memguard.privacy.engines.weighting import Weighting, by_identity, candidates
+from memguard.privacy.engines.weighting import Weighting, by_identity, candidates, largest_difference
 
 __all__ = ["OpacusEngine"]
 
@@ -315,6 +315,7 @@ class OpacusEngine(Engine):
 
         seen = self._pass(work, run_step, read, plan)
         rows, by_call = seen.rows, iter(seen.asked)
+        names = {id(p): name for name, p in self.module.named_parameters()}
         limit = tolerance if tolerance is not None else max(1e-3, 8 * rows.eps)
         closest, best = "", float("inf")
         for weighting in weightings(seen.calls, seen.loss):
@@ -325,32 +326,16 @@ class OpacusEngine(Engine):
                 )
             except AmbiguousLossError:
                 continue
-            error, what = self._difference(rows, scale, alone)
+            error, record, at = largest_difference(self.parameters, rows, scale, alone)
             if error <= limit:
                 return weighting
             if error < best:
-                best, closest = error, f"{what} differs by {error:.2g} of its norm from that record alone"
+                name = names.get(id(self.parameters[at]), f"parameter {at}")
+                best = error
+                closest = (
+                    f"the gradient of record {record} differs by {error:.2g} of its norm, mostly in {name}"
+                )
         return closest or "no weighting is known"
-
-    def _difference(self, rows: Rows, scale: Tensor, alone: list[list[Tensor | None]]) -> tuple[float, str]:
-        """The largest relative difference of a record, and the parameter with most of it."""
-        names = {id(p): name for name, p in self.module.named_parameters()}
-        per: list[Tensor] = []
-        sizes = torch.zeros(rows.n)
-        for at, p in enumerate(self.parameters):
-            theirs = torch.stack([_or_zero(g[at], p) for g in alone]).reshape(rows.n, -1).float()
-            ours = rows.of.get(id(p))
-            scaled = 0 * theirs if ours is None else ours.reshape(rows.n, -1) * scale.to(ours)[:, None]
-            per.append((scaled - theirs).square().sum(1).cpu())
-            sizes += theirs.square().sum(1).cpu()
-        norms = sizes.sqrt()
-        errors = torch.stack(per).sum(0).sqrt() / torch.maximum(norms, 1e-3 * norms.max()).clamp(min=1e-30)
-        errors = errors.nan_to_num(nan=float("inf"))
-        worst = int(errors.argmax())
-        at = max(range(len(per)), key=lambda k: float(per[k][worst]))
-        return float(
-            errors[worst]
-        ), f"the gradient of record {worst} in {names.get(id(self.parameters[at]), at)}"
 
     def _spread_uncovered(self, work: Work, run_step: RunStep, read: Read) -> None:
         """Parameters that are used past their layer are given out as one copy a record from now on."""
@@ -361,7 +346,3 @@ class OpacusEngine(Engine):
         if missed - self._hooks.bare:
             self._hooks.bare |= missed
             self.attach()
-
-
-def _or_zero(grad: Tensor | None, parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter, requires_grad=False) if grad is None else grad.detach()

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memguard.capture.call import LossCall
 from memguard.capture.layout import LayoutMemory, unflatten_length
 from memguard.capture.losses import attribute
 from memguard.errors import AmbiguousLossError
+from memguard.privacy.engines.rows import Rows
 
-__all__ = ["Weighting", "by_identity", "candidates"]
+__all__ = ["Weighting", "by_identity", "candidates", "largest_difference"]
 
 
 @dataclass(frozen=True)
@@ -120,3 +121,34 @@ def candidates(calls: Sequence[LossCall], loss: Tensor) -> list[Weighting]:
         if call.reduction != "sum"
     ]
     return [*particular, Weighting("mean"), Weighting("sum")]
+
+
+def largest_difference(
+    parameters: Sequence[nn.Parameter], rows: Rows, scale: Tensor, alone: Sequence[Sequence[Tensor | None]]
+) -> tuple[float, int, int]:
+    """Compare the scaled gradients of a batch's records with those of each record alone.
+
+    Args:
+        parameters: What is trained.
+        rows: The records' gradients in the batch.
+        scale: ``(n,)``, what they are multiplied by.
+        alone: For each record, its gradient for each parameter; ``None`` is zero.
+
+    Returns:
+        The largest norm of a difference as a share of the record's norm (or of a thousandth of the largest norm, where
+        that is larger), that record, and the parameter with most of it.
+    """
+    per: list[Tensor] = []
+    sizes = torch.zeros(rows.n)
+    for at, p in enumerate(parameters):
+        zero = torch.zeros_like(p, requires_grad=False)
+        theirs = torch.stack([zero if g[at] is None else g[at] for g in alone]).reshape(rows.n, -1).float()  # type: ignore[misc]
+        ours = rows.of.get(id(p))
+        scaled = 0 * theirs if ours is None else ours.reshape(rows.n, -1) * scale.to(ours)[:, None]
+        per.append((scaled - theirs).square().sum(1).cpu())
+        sizes += theirs.square().sum(1).cpu()
+    norms = sizes.sqrt()
+    errors = torch.stack(per).sum(0).sqrt() / torch.maximum(norms, 1e-3 * norms.max()).clamp(min=1e-30)
+    errors = errors.nan_to_num(nan=float("inf"))
+    record = int(errors.argmax())
+    return float(errors[record]), record, max(range(len(per)), key=lambda at: float(per[at][record]))
