@@ -234,7 +234,7 @@ class DPSGD(pl.Callback):
             "clipped_share": counts.clipped_share,
         }
         for name, value in shown.items():
-            if math.isnan(value):
+            if math.isnan(value) or trainer.barebones:
                 continue
             # Every process has the same number: there is nothing to reduce.
             pl_module.log(

@@ -44,6 +44,7 @@ class PrivateData:
         sampler: Draws the patients; ``None`` before the loader was made.
         rates: Sample rate of each stratum.
         fixed_noise: Noise multiplier that the rates were found with; NaN where it is still to be found.
+        pace: How the Trainer counts meanwhile.
         planned: Optimizer steps of the whole training; ``None`` without an end.
         owner: ``(N,)`` owner of each record of the dataset; -1 for records that are never drawn.
         seed: Entropy of the draws, the same on every process.
@@ -57,6 +58,7 @@ class PrivateData:
         self.sampler: PatientSampler | None = None
         self.rates: dict[str, float] = {}
         self.fixed_noise = math.nan
+        self.pace = Pace(1, 1)
         self.planned: int | None = None
         self.owner: NDArray[np.int64] = np.zeros(0, np.int64)
         self.seed = b""

@@ -180,7 +180,7 @@ class PrivateLoop:
                 strategy.model = wrapped
 
         returned = self.mechanism.take(batch, self.data.positions(batch), run_step, self.data.alone)
-        return _shown(returned, self.module.device)
+        return _shown(returned, self.data.pace.loss_factor, self.module.device)
 
     def _bare_step(self, batch: Any) -> Any:
         """The user's step, past the strategy and whoever listens there."""
@@ -253,11 +253,11 @@ def trained(optimizers: Any) -> list[nn.Parameter]:
     return list(found.values())
 
 
-def _shown(returned: Any, device: torch.device) -> Any:
+def _shown(returned: Any, factor: float, device: torch.device) -> Any:
     """What the step returned, with a loss whose backward pass reaches no parameter."""
     loss = loss_of(returned)
     anchor = torch.zeros((), device=device, requires_grad=True)
-    shown = anchor + (torch.zeros((), device=device) if loss is None else loss.detach())
+    shown = anchor + (torch.zeros((), device=device) if loss is None else factor * loss.detach())
     return {**returned, "loss": shown} if isinstance(returned, Mapping) else shown
 
 

@@ -47,6 +47,11 @@ class Pace:
             steps = int(steps_per_epoch * limit)
         return cls(max(1, steps), parts, accumulate)
 
+    @property
+    def loss_factor(self) -> float:
+        """What a loss is multiplied by, since the Trainer divides it by the parts and not by the user's batches."""
+        return self.parts / self.accumulate
+
     def validate_every(self, interval: int | float) -> int | float:
         """``val_check_interval`` for the Trainer: whole draws, counted in parts.
 

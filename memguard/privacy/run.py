@@ -276,7 +276,17 @@ def noise_for(
         same_rate = last.sample_rate == plan.sample_rate
         if same_rate and epsilon(going_on, delta).value <= settings.target_epsilon:
             return last.noise_multiplier
-    return noise_multiplier_for(settings.target_epsilon, delta, plan.sample_rate, planned, spent=history)
+    try:
+        return noise_multiplier_for(settings.target_epsilon, delta, plan.sample_rate, planned, spent=history)
+    except PrivacyError as problem:
+        if not history:
+            raise
+        raise PrivacyError(
+            f"{sum(phase.steps for phase in history)} steps have spent epsilon {epsilon(history, delta).value:.4g} of "
+            f"target_epsilon={settings.target_epsilon:g}, and {planned} are to come ({problem.seen})",
+            "no noise takes back what was spent; steps that were repeated after a rollback count again",
+            "raise target_epsilon=, train for fewer steps, or stop here",
+        ) from problem
 
 
 def delta_for(settings: RunSettings, plan: Plan) -> float:

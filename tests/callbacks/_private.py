@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from memguard.callbacks.dpsgd import DPSGD
 
 
 class Visits(Dataset):
@@ -46,9 +49,12 @@ class Mlp(pl.LightningModule):
     def forward(self, x):
         return self.net(x)
 
-    def training_step(self, batch, batch_idx):
+    def loss(self, batch):
         x, y = batch
-        loss = F.cross_entropy(self(x), y)
+        return F.cross_entropy(self(x), y)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
         self.log("train_loss", loss)
         return loss
 
@@ -135,3 +141,144 @@ def plain_gradient(module, loss_of, dataset, weights, positions, owner, *, clip,
         for name, parameter in module.named_parameters():
             parameter.copy_(now[name])
     return {n: t / expected for n, t in total.items()}
+
+
+def private(*, engine="loop", noise_multiplier=0.0, max_grad_norm=0.5, checks=False, **settings):
+    """A DPSGD without noise and checks, if nothing else is asked for."""
+    if {"target_epsilon", "budgets"} & set(settings):
+        noise_multiplier = None
+    return DPSGD(
+        engine=engine,
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=max_grad_norm,
+        checks=checks,
+        **settings,
+    )
+
+
+def trainer(folder, *callbacks, **options):
+    """A quiet Trainer on the CPU."""
+    quiet = {
+        "max_epochs": 1, "accelerator": "cpu", "default_root_dir": folder, "logger": False,
+        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
+    return pl.Trainer(**{**quiet, **options}, callbacks=list(callbacks))
+
+
+def worst(
+    dpsgd, recorder, module, data, *, collate=default_collate, around=None, average="mean", by="patient"
+):
+    """Largest difference of an update from plain DP-SGD, over all steps and parameters."""
+    owner = data.patient_ids if by == "patient" else range(len(data))
+
+    def loss_of(mod, row):
+        batch = collate([data[row]])
+        if around is None:
+            return mod.loss(batch)
+        with around():
+            return mod.loss(batch)
+
+    found = 0.0
+    for weights, positions, grads in recorder.steps:
+        plain = plain_gradient(
+            module, loss_of, data, weights, positions, owner,
+            clip=dpsgd.settings.max_grad_norm, expected=dpsgd._run.plan.expected_owners, average=average,
+        )  # fmt: skip
+        for name, gradient in plain.items():
+            ours = grads[name]
+            if ours is None:
+                assert not gradient.any()
+            else:
+                found = max(found, float((gradient - ours).abs().max()))
+    return found
+
+
+def sequences(records=24, vocabulary=20, longest=9, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        torch.from_numpy(rng.integers(1, vocabulary, length))
+        for length in rng.integers(3, longest + 1, records)
+    ]
+
+
+class Codes(Dataset):
+    """Sequences of codes of different lengths, some patients with several."""
+
+    def __init__(self, records=24, patients=10, vocabulary=20, seed=0):
+        rng = np.random.default_rng(seed)
+        self.codes = sequences(records, vocabulary, seed=seed)
+        self.patient_ids = np.concatenate(
+            [np.arange(patients), rng.integers(0, patients, records - patients)]
+        )
+
+    def __len__(self):
+        return len(self.codes)
+
+    def __getitem__(self, i):
+        return self.codes[i]
+
+
+def padded(records):
+    """(B, T) codes, 0 where a record is shorter than the longest."""
+    return nn.utils.rnn.pad_sequence(list(records), batch_first=True)
+
+
+@dataclass
+class Case:
+    """A batch as a dataclass."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def token_mean(logits, codes):
+    """Mean over the tokens of the batch, as most code has it."""
+    return F.cross_entropy(logits.flatten(0, 1), codes[:, 1:].flatten(), ignore_index=0)
+
+
+class Steps(pl.LightningModule):
+    """A module whose loss is ``loss(batch)``."""
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("train_loss", loss, batch_size=1)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+
+class Gpt(Steps):
+    """A transformer with learned positions, its head tied to the embedding or not."""
+
+    def __init__(self, vocabulary=20, width=8, tied=False, functional=False, padding_idx=None, longest=16):
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width, padding_idx=padding_idx)
+        self.place = nn.Embedding(longest, width)
+        self.block = nn.TransformerEncoderLayer(width, 2, 16, dropout=0.0, batch_first=True)
+        self.functional = functional
+        if not functional:
+            self.head = nn.Linear(width, vocabulary, bias=False)
+            if tied:
+                self.head.weight = self.embed.weight
+
+    def forward(self, codes):
+        length = codes.shape[1]
+        hidden = self.embed(codes) + self.place(torch.arange(length, device=codes.device))
+        mask = nn.Transformer.generate_square_subsequent_mask(length)
+        hidden = self.block(hidden, src_mask=mask, is_causal=True)
+        return F.linear(hidden, self.embed.weight) if self.functional else self.head(hidden)
+
+    def loss(self, codes):
+        return token_mean(self(codes[:, :-1]), codes)
+
+
+class Rnn(Steps):
+    def __init__(self, vocabulary=20, width=8):
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.rnn = nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, vocabulary)
+
+    def loss(self, codes):
+        return token_mean(self.head(self.rnn(self.embed(codes[:, :-1]))[0]), codes)

@@ -1,6 +1,16 @@
-"""Lets the callback tests share ``_runs.py``, also under pytest's importlib mode."""
+"""Lets the callback tests share ``_runs.py`` and ``_private.py``, also under pytest's importlib mode."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def unstated(monkeypatch):
+    """No statement at the end of a private fit: its accountants take longer than the training."""
+    from memguard.privacy.run import PrivateRun
+
+    monkeypatch.setattr(PrivateRun, "write_statement", lambda run: None)
