@@ -20,7 +20,7 @@ from torch import Tensor
 from memguard.capture.call import LossCall
 from memguard.errors import AmbiguousLossError
 
-__all__ = ["LayoutMemory", "tensors_in", "unflatten_length"]
+__all__ = ["LayoutMemory", "source_shape", "tensors_in", "unflatten_length"]
 
 _MOST = (64, 32, 8, 4)  # entries that are searched, level by level
 _FIX = "pass per_record_loss=, a function (module, batch) -> loss of shape (batch size,)"
@@ -103,7 +103,7 @@ def unflatten_length(
     memory = memory if memory is not None else LayoutMemory()
     if _found_in_batch(call, batch_size, length, batch, memory):
         return length
-    source = _source_shape(call.input)
+    source = source_shape(call.input)
     if (source is not None and prod(source[:-1]) == rows and len(source) >= 3) or (
         source is not None and source == (batch_size, length)
     ):
@@ -154,7 +154,7 @@ def _same_rows(target: Tensor, candidate: Tensor, ignore_index: int | None) -> b
     return bool((left_out | (target == candidate)).all()) and not bool(left_out.all())
 
 
-def _source_shape(rows: Tensor) -> tuple[int, ...] | None:
+def source_shape(rows: Tensor) -> tuple[int, ...] | None:
     """The shape that a flattened tensor had before, if its graph or its base still tells."""
     node = rows.grad_fn
     for _ in range(4):

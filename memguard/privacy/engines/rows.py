@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from memguard.capture.layout import _source_shape
+from memguard.capture.layout import source_shape
 from memguard.privacy.engines.layouts import Layouts
 from memguard.privacy.engines.samplers import Rule, leading_dims
 from memguard.privacy.engines.spread import Spread, Spreading, UntoldError
@@ -99,7 +99,7 @@ class Rows(Spreading):
         if d is not None:
             self._rule(path, layer, rule, x, output, d)
             return None
-        source = _source_shape(x) if leading == 1 else None
+        source = source_shape(x) if leading == 1 else None
         if source is not None:
             lead = source[: len(source) - x.dim() + 1]
             d = self.layouts.find((*key, "flat"), lead, n=self.n, dims=range(min(len(lead), 2)))
