@@ -30,6 +30,7 @@ from memguard.privacy.sampling import Chunk
 __all__ = ["Prepared", "Trial", "prepare", "refuse"]
 
 _CANDIDATES, _OWNERS, _RECORDS = 24, 5, 3
+_LOW = 1e-2
 
 
 @dataclass(frozen=True)
@@ -168,15 +169,19 @@ def _tested(
         if not checks:
             return prepared
 
-        def sum_of(owners: Sequence[int]) -> list[Tensor]:
-            into = ClippedSum(parameters, trial.max_grad_norm)
+        def sum_of(owners: Sequence[int], clip: float) -> list[Tensor]:
+            into = ClippedSum(parameters, clip)
             if owners:
                 engine.accumulate(_work(trial, chosen, owners), trial.run_step, one, into)
             return into.sums
 
-        found = sensitivity(sum_of, range(len(chosen)), trial.max_grad_norm)
+        everybody = range(len(chosen))
+        found = sensitivity(partial(sum_of, clip=trial.max_grad_norm), everybody, trial.max_grad_norm)
         found.require()
-        _somebody_contributes(sum_of(range(len(chosen))))
+        # Where everybody is clipped, a clipping of each layer by itself or of too few gradients shows.
+        low = _LOW * trial.max_grad_norm
+        sensitivity(partial(sum_of, clip=low), everybody, low, companions=False).require()
+        _somebody_contributes(sum_of(everybody, trial.max_grad_norm))
         prepared.facts["what"] = f"sensitivity to {found.n_owners} owners before training"
         prepared.facts["max_sensitivity"] = found.max_ratio
         prepared.facts["owners_looked_at"] = found.n_owners

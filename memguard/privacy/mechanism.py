@@ -13,11 +13,13 @@ from memguard.capture.ids import Positions
 from memguard.errors import PrivacyError
 from memguard.privacy.clipping import ClippedSum
 from memguard.privacy.engines.base import Engine, Read, RunStep, Work
+from memguard.privacy.guards.noise import NoiseResidual, noise_residual
 from memguard.privacy.noise import NoiseSource
 from memguard.privacy.sampling import Chunk, PatientSampler, whole_draw
 
 __all__ = ["Mechanism", "Released", "StepCounts", "check_parameters"]
 
+_REHEARSED, _FEWEST = 10_000, 30  # numbers of each parameter, and of all, to test the noise before training
 Reduce = Callable[[Tensor], Tensor]
 _BUCKET = 1 << 22  # float32 numbers that are sent at once
 
@@ -123,11 +125,8 @@ class Mechanism:
             PrivacyError: If the parts were not exactly one whole draw: an owner could be in it twice.
         """
         whole_draw(self._taken)
-        std = noise_multiplier * self.sum.max_grad_norm
         # In place: a second copy of all parameters would be the largest thing in memory.
-        for total in self.sum.sums:
-            if self.rank == 0 and std > 0:
-                total.add_(self.noise.normal_like(total, std))
+        self._add_noise(self.sum.sums, noise_multiplier)
         if self.reduce is not None:
             for some in _buckets(self.sum.sums):
                 self._reduced(some)
@@ -148,6 +147,28 @@ class Mechanism:
         flat = self.reduce(torch.cat([total.reshape(-1) for total in totals]))
         for total, part in zip(totals, torch.split(flat, [total.numel() for total in totals]), strict=True):
             total.copy_(part.reshape(total.shape))
+
+    def rehearse(self, noise_multiplier: float) -> NoiseResidual | None:
+        """Two noisy sums of nobody, whose difference must be Gaussian of the accounted size; nothing is released.
+
+        Args:
+            noise_multiplier: As for :meth:`release`.
+
+        Returns:
+            The verdict; ``None`` without noise, on processes that add none, and for models of a few numbers.
+        """
+        if self.rank > 0 or noise_multiplier == 0 or sum(map(Tensor.numel, self.sum.sums)) < _FEWEST:
+            return None
+        pair = [[torch.zeros_like(t.reshape(-1)[:_REHEARSED]) for t in self.sum.sums] for _ in range(2)]
+        for each in pair:
+            self._add_noise(each, noise_multiplier)
+        return noise_residual([(pair[0], pair[1])], noise_multiplier, self.sum.max_grad_norm, 1.0)
+
+    def _add_noise(self, sums: Sequence[Tensor], noise_multiplier: float) -> None:
+        std = noise_multiplier * self.sum.max_grad_norm
+        for total in sums:
+            if self.rank == 0 and std > 0:
+                total.add_(self.noise.normal_like(total, std))
 
     def _counts(self) -> StepCounts:
         counts = torch.tensor(
