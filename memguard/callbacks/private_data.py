@@ -180,7 +180,8 @@ class PrivateData:
             sample_rate=settings.sample_rate,
             expected_batch_size=settings.expected_batch_size,
             max_records=settings.max_records,
-            physical_batch_size=(settings.physical_batch_size or 2 * size) * n_ranks(),
+            physical_batch_size=n_ranks()
+            * (2 * size if settings.physical_batch_size is None else settings.physical_batch_size),
             strata=settings.strata,
         )
 

@@ -122,6 +122,10 @@ def prepare(
         except PrivacyError as error:
             engine.detach()
             if name == names[-1]:
+                if refusals:
+                    raise PrivacyError(
+                        f"{error.seen} ({'; '.join(refusals)})", error.why, error.fix
+                    ) from error
                 raise
             refusals.append(f"{name}: {error.seen}")
             continue

@@ -127,7 +127,7 @@ def make_plan(
     if sample_rate is None:
         sample_rate = 1.0 / max(1, math.ceil(len(patients) / batch_size))
     mean, deviation = expected_draw(sample_rate, per_owner, max_records)
-    physical = physical_batch_size or 2 * batch_size
+    physical = 2 * batch_size if physical_batch_size is None else physical_batch_size
     stratum = None
     if strata is not None:
         if unit == "record":
