@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Hooks:
         self._joints: dict[Any, list[int]] = {}
         self._rewritten: set[str] = set()
         self._rows: Rows | None = None
+        self._last = Rows(0, self.layouts, self._joints, set())
         self._handles: list[Any] = []
         self._shared: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._stood_in: list[tuple[nn.Module, StandIn]] = []
@@ -87,6 +88,8 @@ class Hooks:
             self._handles.pop().remove()
         self._shared.clear()
         self._stood_in.clear()
+        self._last.close()
+        self._last.of.clear()
 
     def forward(self, n: int, step: Callable[[], Any]) -> tuple[Any, Rows]:
         """Run a step and note where gradients of records will come up.
@@ -102,7 +105,8 @@ class Hooks:
             UntoldError: If records cannot be told apart.
         """
         self.layouts.begin()
-        rows = Rows(n, self.layouts, self._joints, {id(p) for p in self.parameters})
+        self._last.close()
+        rows = self._last = Rows(n, self.layouts, self._joints, {id(p) for p in self.parameters})
         with self._awake(rows), torch.compiler.set_stance("force_eager"):
             try:
                 returned = step()
@@ -146,11 +150,11 @@ class Hooks:
         one = torch.full_like(loss, seed)
         everything = [*self.module.parameters(), *self.parameters]
         # Hooks run within the pass: a checkpointed block is run again on the way back.
-        with self._awake(rows), torch.compiler.set_stance("force_eager"):
+        with self._awake(rows), torch.compiler.set_stance("force_eager"), contextlib.closing(rows):
             if not has_reentrant_checkpoint(loss):
                 inputs: list[Any] = [*rows.edges, *more]
                 found = torch.autograd.grad(loss, inputs, one, allow_unused=True)
-                return list(found[len(rows.edges) :])
+                return list(found[len(inputs) - len(more) :])
             asked: list[Any] = [None] * len(more)
             handles = [t.register_hook(_put(asked, at)) for at, t in enumerate(more)]  # type: ignore[no-untyped-call]
             with p_grad_aside(everything):
@@ -159,7 +163,7 @@ class Hooks:
                 handle.remove()
             return asked
 
-    @contextmanager
+    @contextlib.contextmanager
     def _awake(self, rows: Rows) -> Iterator[None]:
         """Hooks listen, stand-ins stand in, parameters used by themselves are one copy a record."""
         shadows, below = Shadows(), self._rows

@@ -44,6 +44,7 @@ class Rows(Spreading):
         self.borrowed: set[int] = set()
         self.guessed = False
         self._views: list[tuple[str, Tensor, int]] = []
+        self._handles: list[Any] = []
         self.eps = 0.0
 
     # -- places where gradients come up ---
@@ -63,8 +64,15 @@ class Rows(Spreading):
             with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
                 take(gradient.detach())
 
-        tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+        self._handles.append(tensor.register_hook(hook))  # type: ignore[no-untyped-call]
         self.edges.append(get_gradient_edge(tensor))
+
+    def close(self) -> None:
+        """Let go of the graph: it holds the hooks, and they hold this, in a circle that no collector sees."""
+        while self._handles:
+            self._handles.pop().remove()
+        self.edges.clear()
+        self._views.clear()
 
     def rewritten(self) -> set[str]:
         """Paths of the layers whose output was a view and was changed in place: their gradients will not come up."""
