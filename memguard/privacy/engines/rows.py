@@ -45,6 +45,7 @@ class Rows(Spreading):
         self.guessed = False
         self._views: list[tuple[str, Tensor, int]] = []
         self._handles: list[Any] = []
+        self._changed: set[str] = set()
         self.eps = 0.0
 
     # -- places where gradients come up ---
@@ -72,11 +73,12 @@ class Rows(Spreading):
         while self._handles:
             self._handles.pop().remove()
         self.edges.clear()
+        self._changed = self.rewritten()
         self._views.clear()
 
     def rewritten(self) -> set[str]:
         """Paths of the layers whose output was a view and was changed in place: their gradients will not come up."""
-        return {path for path, tensor, version in self._views if tensor._version != version}
+        return self._changed | {path for path, tensor, version in self._views if tensor._version != version}
 
     def share(self, parameter: nn.Parameter) -> Spread:
         """A parameter that is used by itself, as one copy a record."""
