@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,7 +51,7 @@ class PrivateLoop:
         self._shadows = Shadows()
         self._parameters: list[nn.Parameter] = []
         self._stepped: StepCounts | None = None
-        self._told_of_sync = False
+        self._reduce = _reduced_by_nobody()  # one object: Lightning compares it between calls of log()
 
     # -- in and out ----------------------------------------------------------------------------------------
 
@@ -84,6 +84,9 @@ class PrivateLoop:
         self._engine = prepared.engine
         self.run = self._opened(folder, state, prepared)
         self.mechanism = self._mechanism(prepared.engine)
+        noise = self.mechanism.rehearse(self.run.noise_multiplier)
+        if noise is not None:
+            noise.require()
         self.data.align(None if state is None else state.get("parts"))
         self._take_over()
         return self.run
@@ -122,6 +125,15 @@ class PrivateLoop:
             rank=rank(),
             broadcast=self.trainer.strategy.broadcast,
         )
+        if settings.budgets is not None and settings.strata_from_data:
+            warnings.warn(
+                MemguardWarning(
+                    "individual budgets by strata that were derived from the training data",
+                    "which stratum a patient is in is not protected, and one patient may have moved others",
+                    "pass strata_from_data=False if they come from elsewhere, or release the model knowing this",
+                ),
+                stacklevel=2,
+            )
         run.write("probe", **prepared.facts)
         for finding in prepared.findings:
             run.note(finding)
@@ -192,29 +204,12 @@ class PrivateLoop:
     def _by_itself(self) -> Iterator[None]:
         """The user's step without the other processes, which run it at other times, or not at all."""
         shadows = Shadows()
-        # Functions made anew: what is put down on an object is marked as such.
-        shadows.put(
-            self.trainer.strategy, "reduce", lambda *args, **kwargs: self._not_reduced(*args, **kwargs)
-        )
-        shadows.put(self.trainer.strategy, "all_gather", lambda *_, **__: _not_gathered())
+        shadows.put(self.trainer.strategy, "reduce", self._reduce)
+        shadows.put(self.trainer.strategy, "all_gather", _not_gathered)
         try:
             yield
         finally:
             shadows.restore()
-
-    def _not_reduced(self, tensor: Any, *_: Any, **__: Any) -> Any:
-        if not self._told_of_sync:
-            self._told_of_sync = True
-            warnings.warn(
-                MemguardWarning(
-                    "training_step logs with sync_dist=True",
-                    "processes run it at different times and cannot wait for each other, so that each logs its own "
-                    "number",
-                    "log without sync_dist in training_step, or in on_train_epoch_end",
-                ),
-                stacklevel=2,
-            )
-        return tensor
 
     def release(self, optimizer: Optimizer) -> None:
         """Put the noisy gradient where the optimizer reads it; for ``on_before_optimizer_step``."""
@@ -261,7 +256,27 @@ def _shown(returned: Any, factor: float, device: torch.device) -> Any:
     return {**returned, "loss": shown} if isinstance(returned, Mapping) else shown
 
 
-def _not_gathered() -> NoReturn:
+def _reduced_by_nobody() -> Callable[..., Any]:
+    told: list[bool] = []
+
+    def reduce(tensor: Any, *_: Any, **__: Any) -> Any:
+        if not told:
+            told.append(True)
+            warnings.warn(
+                MemguardWarning(
+                    "training_step logs with sync_dist=True",
+                    "processes run it at different times and cannot wait for each other, so that each logs its own "
+                    "number",
+                    "log without sync_dist in training_step, or in on_train_epoch_end",
+                ),
+                stacklevel=2,
+            )
+        return tensor
+
+    return reduce
+
+
+def _not_gathered(*_: Any, **__: Any) -> NoReturn:
     raise PrivacyError(
         "training_step gathers from the other processes",
         "what a patient contributes would depend on theirs, and cannot be clipped",
