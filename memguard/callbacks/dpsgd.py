@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from memguard.callbacks.gather import rank
 from memguard.callbacks.private_loop import PrivateLoop
+from memguard.callbacks.stated import Stated
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.checks import refuse
 from memguard.privacy.guards.static import scan
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DPSGD"]
 
 
-class DPSGD(pl.Callback):
+class DPSGD(Stated):
     """Train with differential privacy for patients (DP-SGD), on an unmodified module, optimizer and data.
 
     Patients are drawn by Poisson sampling; the gradient of each patient in a step is clipped to ``max_grad_norm`` over
@@ -133,6 +134,8 @@ class DPSGD(pl.Callback):
         self._loop: PrivateLoop | None = None
         self._state: Mapping[str, Any] | None = None
         self._stage: str | None = None
+        self._logged: set[str] = set()
+        self._finished, self._text = False, ""
 
     # -- what a person reads -------------------------------------------------------------------------------
 
@@ -201,6 +204,8 @@ class DPSGD(pl.Callback):
         folder = self.dirpath or Path(trainer.default_root_dir) / "memguard-dp"
         self._run = self._loop.open(folder, self._state)
         self._state = None
+        self._logged.clear()
+        self._finished, self._text = False, ""
         for finding in findings:
             self._run.note(finding)
             if finding.warn:
@@ -245,20 +250,46 @@ class DPSGD(pl.Callback):
             trainer.should_stop = True
 
     @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._note_logged(trainer)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._note_logged(trainer)
+
+    @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._run is None or self._loop is None:
-            return
-        shown = sorted({*trainer.logged_metrics, *trainer.callback_metrics} - PUBLIC_METRICS)
-        if shown:
-            self._run.write("private_log", keys=shown)
+        self.finish(trainer)
+
+    @override
+    def finish(self, trainer: pl.Trainer) -> str:
+        """End the books of this fit and write the statement; once, whoever asks first.
+
+        Returns:
+            The statement as text, for reports of other callbacks; empty on other processes than the first.
+        """
+        if self._run is None or self._loop is None or self._finished:
+            return self._text
+        self._finished = True
+        self._note_logged(trainer)
         self._run.end(step=trainer.global_step, why="as planned" if self._run.complete else "stopped early")
         if rank() == 0:
             self._write_statement()
+        return self._text
+
+    def _note_logged(self, trainer: pl.Trainer) -> None:
+        """What was logged is written down when it is first seen: a run that is killed has shown it too."""
+        if self._run is None or self._loop is None or trainer.sanity_checking:
+            return
+        shown = {*trainer.logged_metrics, *trainer.callback_metrics} - PUBLIC_METRICS - self._logged
+        if shown:
+            self._logged |= shown
+            self._run.write("private_log", keys=sorted(shown))
 
     def _write_statement(self) -> None:
         assert self._run is not None
         try:
-            self._run.write_statement()
+            self._text = self._run.write_statement().text()
         except Exception as problem:  # the weights of a whole training are not lost for a page of text
             warnings.warn(
                 MemguardWarning(

@@ -21,6 +21,7 @@ from memguard.callbacks.outputs import (
     patient_frame,
     write_outputs,
 )
+from memguard.callbacks.stated import statement_of
 from memguard.probes.watch import Look, Watch
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import empty_flags, most_urgent
@@ -107,12 +108,13 @@ class Results:
                 sync_dist=False,
             )
 
-    def write(self, folder: Path | None, model: str) -> None:
+    def write(self, folder: Path | None, model: str, privacy: str = "") -> None:
         """Frame, report and files.
 
         Args:
             folder: Where the files go, by default ``memguard-watch/``.
             model: One line about the model.
+            privacy: The statement of a private training.
         """
         assert self.watch is not None
         assert self.last_look is not None
@@ -129,6 +131,7 @@ class Results:
             settings=self.outputs,
             notes=[*self.notes, *([caveat] if caveat else [])],
             model=model,
+            privacy=privacy,
         )
         self.report = counted(report, self.flags)
         self.files = write_outputs(self.report, self.patients, folder)
@@ -142,7 +145,7 @@ class Results:
             model: One line about the model.
         """
         try:
-            self.write(folder, model)
+            self.write(folder, model, statement_of(trainer))
             for logger in trainer.loggers:  # self.log is closed by now
                 logger.log_metrics(self.values, step=trainer.global_step)
             if self.report is not None:

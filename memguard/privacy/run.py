@@ -221,13 +221,14 @@ class PrivateRun:
             ledger, others=Ledger.others(self.folder, self.plan.fingerprint, but=self.run)
         )
 
-    def write_statement(self) -> None:
+    def write_statement(self) -> Statement:
         """As text and JSON beside the ledger."""
         statement = self.statement()
         for suffix, text in (("txt", statement.text()), ("json", statement.to_json())):
             path = self.folder / f"{self.run}-statement.{suffix}"
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(text + "\n")
+        return statement
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: where the ledger is, and how many steps it must hold at least."""

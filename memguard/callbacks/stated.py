@@ -1,0 +1,26 @@
+"""Callbacks that state at the end what a training promises, so that the reports of others can say it too."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+
+__all__ = ["Stated", "statement_of"]
+
+
+class Stated(pl.Callback):
+    """A callback with a statement."""
+
+    def finish(self, trainer: pl.Trainer) -> str:
+        """End the books and give the statement as text; at the end of training, whoever asks first."""
+        raise NotImplementedError
+
+
+def statement_of(trainer: pl.Trainer) -> str:
+    """The statement of the Trainer's callbacks, empty where none of them has one.
+
+    Example:
+        >>> statement_of(pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
+        ''
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return "\n\n".join(one.finish(trainer) for one in callbacks if isinstance(one, Stated))
