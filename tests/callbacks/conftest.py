@@ -11,6 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture
 def unstated(monkeypatch):
     """No statement at the end of a private fit: its accountants take longer than the training."""
-    from memguard.privacy.run import PrivateRun
+    from memguard.callbacks.dpsgd import DPSGD
 
-    monkeypatch.setattr(PrivateRun, "write_statement", lambda run: None)
+    monkeypatch.setattr(DPSGD, "_write_statement", lambda dpsgd: None)

@@ -66,19 +66,18 @@ class Llama(Steps):
         super().__init__()
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        self.model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=20,
-                hidden_size=8,
-                intermediate_size=12,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                max_position_embeddings=16,
-                pad_token_id=0,
-                tie_word_embeddings=False,
-            )  # fmt: skip
+        config = LlamaConfig(
+            vocab_size=20,
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=16,
+            pad_token_id=0,
+            tie_word_embeddings=False,
         )
+        self.model = LlamaForCausalLM(config)
 
     def loss(self, batch):
         return self.model(**batch).loss
