@@ -147,7 +147,9 @@ def _has_validation_step(module: Any) -> bool:
         return callable(getattr(module, "validation_step", None))
 
 
-def step_arguments(step: Callable[..., Any], batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
+def step_arguments(
+    step: Callable[..., Any], batch: Any, batch_idx: int, dataloader_idx: int = 0
+) -> list[Any]:
     """What a Trainer would pass to a user's step: as many of batch and numbers as it takes.
 
     Example:

@@ -120,7 +120,9 @@ class IndexTracker:
         name, loader = self._loader("train", 0)
         track = loader.__dict__.get("_memguard_track") if hasattr(loader, "__dict__") else None
         if track is None or not track.active:
-            raise IndexTrackingError(f"train loader{name} is not followed", "records cannot be told apart", _FIX)
+            raise IndexTrackingError(
+                f"train loader{name} is not followed", "records cannot be told apart", _FIX
+            )
         track.arrived(0, Tagged(list(positions), batch))
 
     def _arrive(self, data: Any) -> None:
