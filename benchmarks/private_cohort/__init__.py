@@ -1,0 +1,1 @@
+"""What DP-SGD leaves of patients with several records, by record and by patient as the unit."""
