@@ -128,7 +128,9 @@ class PrivateData:
             patients.code if plan.unit == "patient" else np.arange(len(patients))
         )
         limit = self._was["limit_train_batches"]
-        pace = Pace.of(steps_per_epoch=plan.steps_per_epoch, parts=plan.parts, accumulate=before, limit=limit)
+        pace = self.pace = Pace.of(
+            steps_per_epoch=plan.steps_per_epoch, parts=plan.parts, accumulate=before, limit=limit
+        )
         if self.sampler is None:
             self.planned = planned_steps(pace.steps, self.trainer.max_epochs, self.trainer.max_steps)
             delta = delta_for(self.settings, plan)
@@ -249,8 +251,8 @@ class PrivateData:
         if not loop.epoch_loop.restarting:
             return
         parts, progress = self.plan.parts, loop.epoch_loop.batch_progress.current
-        # What the Trainer goes on from; a batch that failed in between comes again.
-        was: int = progress.processed  # type: ignore[attr-defined]
+        # What the Trainer goes on from, by its own rule: a batch that it does not know to be over comes again.
+        was = progress.completed + int(loop.epoch_loop.restarted_on_train_batch_end)
         now = done_in_epoch(was, parts_then or parts, parts)
         for name in ("ready", "started", "processed", "completed"):
             setattr(progress, name, getattr(progress, name) - was + now)
