@@ -24,6 +24,7 @@ from memguard.records.content import Ragged
 
 REPEATED = STRATA.index("repeated patient")
 BAR = 0.10
+SIZES = ((2, 3), (4, 5), (6, 8))
 
 
 def unigram(pool: Ragged, outside: Ragged) -> float:
@@ -79,8 +80,10 @@ def run(seed: int, recipe: Recipe, *, n: int, n_models: int, cache: Path, fpr: f
         inside, stratum = models.inside[:, first], pool.stratum[first]
         groups = {"all": np.ones(len(first), dtype=bool)}
         groups |= {name: stratum == i for i, name in enumerate(STRATA)}
+        owned = repeats[pool.patient[first]]
+        groups |= {f"repeated, {low}-{high} records": (low <= owned) & (owned <= high) for low, high in SIZES}
         tables = {v: by_group(attack(by_patient, inside, stratum, v), inside, groups, fpr) for v in VARIANCES}
-        for name in groups:
+        for name in tables[VARIANCES[0]]:
             best = max(VARIANCES, key=lambda v, name=name: tables[v][name].common.value)
             f = tables[best][name]
             print(

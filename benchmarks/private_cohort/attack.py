@@ -78,6 +78,9 @@ def by_group(
         inside: ``(K, P)`` the truth.
         groups: Bool ``(P,)`` by name.
         fpr: Share of non-members that may be called members.
+
+    Returns:
+        By name; a group without a member or without a non-member is left out.
     """
     known = np.isfinite(scores)
     column = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
@@ -89,6 +92,8 @@ def by_group(
     for name, mask in groups.items():
         mine = known & mask
         inner, not_in = mine & inside, mine & ~inside
+        if not inner.any() or not not_in.any():
+            continue
         both = inner | outer
         own = scores[inner] > _threshold(scores[not_in], fpr)
         n = effective_records(own, np.unique(column[inner], return_inverse=True)[1])

@@ -31,6 +31,7 @@ def test_the_attack_finds_the_group_that_leaks_and_no_other(variance):
     assert found["leaky"].own > 0.9 and found["leaky"].own_low > 0.85 and found["leaky"].common.value > 0.9
     assert found["quiet"].own < 0.03 and found["quiet"].common.value < 0.03
     assert found["quiet"].auc.value == pytest.approx(0.5, abs=0.03)
+    assert "nobody" not in by_group(scores, inside, {"nobody": group == 2}, 0.01)
     assert found["leaky"].patients == 100 and found["leaky"].pairs == inside[:, 700:].sum() == 800
 
 
@@ -63,7 +64,7 @@ def test_toy_run(tmp_path, capsys):
     run(5, recipe, n=130, n_models=6, cache=tmp_path, fpr=0.1)
     told = capsys.readouterr().out
     assert "record: 3 steps" in told and "epsilon" in told and "of a patient with 2 records" in told
-    assert told.count("| no privacy |") == told.count("| patient |") == len(STRATA) + 1
+    assert told.count("| no privacy |") == told.count("| patient |") > len(STRATA)
     assert "Aim, at most 0.10 by patient" in told
     # What was trained is read, not trained again, and patients are whole.
     pool, outside = make_cohort(5, n=130, n_held_out=1000)
