@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.cohort import STRATA, make_cohort
-from benchmarks.private_cohort.__main__ import run, unigram
 from benchmarks.private_cohort.attack import attack, by_group, patient_losses
+from benchmarks.private_cohort.halves import run, unigram
 from benchmarks.private_cohort.training import Recipe, load_pool
 from benchmarks.ranking.truth import halves
 from memguard.errors import ResolutionError

@@ -1,6 +1,6 @@
 """Patients with several records under DP-SGD by record and by patient, attacked by LiRA, on the synthetic cohort.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.private_cohort --seeds 20261
+    OMP_NUM_THREADS=1 python -m benchmarks.private_cohort.halves --seeds 20262
 
 Half-models are trained through ``Trainer`` and ``DPSGD``; each is attacked in turn, the others being its references.
 What was trained lies in ``--cache`` and is not trained again.
