@@ -271,22 +271,19 @@ class OpacusEngine(Engine):
         if work.average == "mean":
             weight = weight / torch.bincount(owner, minlength=chunk.n_owners)[owner]
         one_each = chunk.n_owners == n and bool((chunk.owner == range(n)).all())
-        sums = torch.zeros(chunk.n_owners, n, device=device)
-        if not one_each:
-            sums[owner, torch.arange(n, device=device)] = weight
         found = []
         for p in self.parameters:
             mine = rows.of.pop(id(p), None)
             if mine is None:
                 found.append(torch.zeros(1, device=p.device).expand(chunk.n_owners, *p.shape))
-            elif not one_each:
-                flat = mine.reshape(n, -1)
-                found.append((sums.to(flat) @ flat).reshape(chunk.n_owners, *p.shape))
-            elif scale is None:
+            elif one_each and scale is None:
                 found.append(mine)
             else:
                 factor = weight.to(mine).reshape(n, *[1] * p.dim())
-                found.append(mine * factor if id(p) in rows.borrowed else mine.mul_(factor))
+                weighed = mine * factor if id(p) in rows.borrowed else mine.mul_(factor)
+                # Row by row: in a product with zeros, a NaN of one owner would be everybody's.
+                total = weighed if one_each else mine.new_zeros(chunk.n_owners, *p.shape)
+                found.append(total if one_each else total.index_add_(0, owner, weighed))
         return found
 
     # -- calibration ---
