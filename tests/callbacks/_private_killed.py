@@ -91,15 +91,18 @@ def until_killed(folder, wait, epochs):
 def main(folder, kills, seed):
     rng = random.Random(seed)
     folder = Path(folder)
-    ended, taken, spent, found = False, 0, 0.0, []
+    taken, found = 0, []
     for _ in range(kills):
         steps, ended, failed = until_killed(folder, rng.random() * 0.15, epochs=10_000)
         taken += steps
-        (path,) = (folder / "memguard-dp").glob("*.jsonl")
-        ledger = Ledger.read(path.parent, path.stem)
-        ledger.verify()
-        found.append({"taken": taken, "held": ledger.n_steps, "failed": failed, "ended": ended})
-    print(json.dumps({"found": found, "seeds": len(set(ledger.seeds())), "spent": spent}))
+        # A run that was killed before its first checkpoint begins anew, with a ledger of its own.
+        ledgers = [Ledger.read(path.parent, path.stem) for path in (folder / "memguard-dp").glob("*.jsonl")]
+        for ledger in ledgers:
+            ledger.verify()
+        held = sum(ledger.n_steps for ledger in ledgers)
+        seeds = {seed for ledger in ledgers for seed in ledger.seeds()}
+        found.append({"taken": taken, "held": held, "failed": failed, "ended": ended, "seeds": len(seeds)})
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
