@@ -43,7 +43,17 @@ def _write_api() -> None:
     pages.mkdir(exist_ok=True)
     for old in pages.glob("*.md"):
         old.unlink()
-    rooms = ["callbacks", "probes", "report", "references", "privacy", "metrics", "capture", "records", "attacks"]
+    rooms = [
+        "callbacks",
+        "probes",
+        "report",
+        "references",
+        "privacy",
+        "metrics",
+        "capture",
+        "records",
+        "attacks",
+    ]
     front = [file for file in sorted(package.glob("*.py")) if not file.stem.startswith("_")]
     inside = {room: sorted((package / room).rglob("[!_]*.py")) for room in rooms}
     groups = inside | {"front": front}
