@@ -74,16 +74,32 @@ class Baton:
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.turn = 0
+        self.ready: set[int] = set()
         self.left: set[int] = set()
         self.failure: BaseException | None = None
 
     def take(self, arm: int) -> None:
         with self.condition:
+            self.ready.add(arm)
+            self.condition.notify_all()
             self.condition.wait_for(
-                lambda: self.failure or 1 - arm in self.left or (self.turn % 4 in (1, 2)) == arm
+                lambda: (
+                    self.failure
+                    or 1 - arm in self.left
+                    or (len(self.ready) == 2 and (self.turn % 4 in (1, 2)) == arm)
+                )
             )
             if self.failure:
                 raise RuntimeError("the other arm failed") from self.failure
+
+    def await_first_step(self, arm: int) -> None:
+        """Return when an arm has all its loaders, or has left.
+
+        While a Trainer asks for its loaders, Lightning replaces methods of ``DataLoader`` itself: two at once would
+        leave the class changed for good.
+        """
+        with self.condition:
+            self.condition.wait_for(lambda: arm in self.ready | self.left)
 
     def give(self) -> None:
         with self.condition:
@@ -169,8 +185,9 @@ def _pair(make: Make, epochs: int, *, first: bool) -> np.ndarray:
             enable_model_summary=False,
         )
         threads.append(threading.Thread(target=run, args=(arm, trainer, module, data)))
-    for thread in threads:
+    for arm, thread in enumerate(threads):
         thread.start()
+        baton.await_first_step(arm)
     for thread in threads:
         thread.join()
     if baton.failure:
