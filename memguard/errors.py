@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AbilityError",
     "AmbiguousLossError",
     "DataError",
     "HeldOutError",
@@ -11,6 +12,7 @@ __all__ = [
     "MemguardWarning",
     "PatientOverlapError",
     "PrivacyError",
+    "ReferenceModelError",
     "ResolutionError",
 ]
 
@@ -60,6 +62,14 @@ class PrivacyError(MemguardError):
 
 class DataError(MemguardError):
     """A data set does not have the form that it claims."""
+
+
+class AbilityError(MemguardError):
+    """A model cannot be asked this, or an adapter does not fit it."""
+
+
+class ReferenceModelError(MemguardError):
+    """Reference models cannot be trained, kept or compared."""
 
 
 class ResolutionError(MemguardError):

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "memguard"
 FLOORS = [
     {"errors"},
     {"attacks", "records"},
-    {"capture", "metrics"},
+    {"adapters", "capture", "metrics"},
     {"references", "privacy"},
     {"probes", "mitigations", "report"},
     {"callbacks"},
