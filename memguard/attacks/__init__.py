@@ -11,6 +11,7 @@ from memguard.attacks.conformal import (
     conformal_p_values,
     storey_share,
 )
+from memguard.attacks.difference import mean_difference
 from memguard.attacks.epsilon import (
     Bonferroni,
     EpsilonBound,
@@ -80,6 +81,7 @@ __all__ = [
     "loss_gap",
     "loss_score",
     "lt_iqr",
+    "mean_difference",
     "membership_advantage",
     "min_k_percent",
     "required_held_out",
