@@ -54,7 +54,7 @@ def mean_difference(
         >>> print(mean_difference(np.where(member, 1.0, 0.0) + np.sin(np.arange(100)), np.arange(100), member))
         0.999 [0.715, 1.282]
         >>> print(mean_difference([1, 1, 0, 1, 0, 0, 0, 0], np.arange(8), [1, 1, 1, 1, 0, 0, 0, 0]))
-        0.750 [0.037, 0.954]
+        0.750 [0.085, 0.954]
     """
     numbers = finite(np.asarray(value, dtype=np.float64), "value")
     side = labels(member, len(numbers))
