@@ -5,6 +5,7 @@ Numpy, scipy and Polars alone: nothing here imports torch.
 
 from __future__ import annotations
 
+from memguard.records.codes import CodeNames, parse_codes, static_prefix
 from memguard.records.content import ContentStore, Ragged, RecordContent
 from memguard.records.duplicates import NearDuplicates, near_duplicates
 from memguard.records.meds import MedsDataset, read_meds
@@ -14,6 +15,7 @@ from memguard.records.splits import ContentOverlap, check_disjoint, content_over
 from memguard.records.vocabulary import MedsSequences, Vocabulary
 
 __all__ = [
+    "CodeNames",
     "ContentOverlap",
     "ContentStore",
     "MedsDataset",
@@ -27,7 +29,9 @@ __all__ = [
     "check_disjoint",
     "content_overlap",
     "near_duplicates",
+    "parse_codes",
     "rarity",
     "read_meds",
     "resolve_patients",
+    "static_prefix",
 ]
