@@ -14,11 +14,12 @@ from memguard.attacks.membership import auc, roc, supported_fprs, tpr_at_fpr
 from memguard.probes.attacked.scored import Attack
 from memguard.probes.result import Curve
 
-__all__ = ["judge", "log_roc", "strongest", "usable"]
+__all__ = ["comparable", "judge", "log_roc", "strongest", "usable"]
 
 Bools = NDArray[np.bool_]
 Judged = dict[str, Estimate]
 
+_ENOUGH = 0.9  # share of the best covered side's patients below which an attack speaks of other patients
 _POINTS = 60  # of a line; more cannot be told apart on paper
 _BANDS = 12
 
@@ -27,6 +28,27 @@ def usable(attack: Attack, member: Bools) -> bool:
     """Whether the attack has a score for patients of both sides."""
     known = np.isfinite(attack.score)
     return bool(known[member].any() and known[~member].any())
+
+
+def comparable(attacks: Sequence[Attack], member: Bools) -> list[Attack]:
+    """Those that score nearly all patients whom any of them scores, on both sides.
+
+    Which ones that are does not depend on how well they do, so it costs nothing to choose among them alone.
+
+    Example:
+        >>> member = np.array([True, True, False, False])
+        >>> whole, part = np.zeros(4), np.array([1.0, np.nan, 0.0, 0.0])
+        >>> attacks = [Attack(name=n, title=n, score=s) for n, s in (("a", whole), ("b", part))]
+        >>> [a.name for a in comparable(attacks, member)]
+        ['a']
+    """
+    if not attacks:
+        return []
+    known = np.array(
+        [[np.isfinite(a.score[member == side]).sum() for side in (True, False)] for a in attacks]
+    )
+    enough = (known >= _ENOUGH * known.max(axis=0)).all(axis=1)
+    return [a for a, fits in zip(attacks, enough, strict=True) if fits]
 
 
 def judge(attack: Attack, member: Bools, fprs: Sequence[float], *, confidence: float = 0.95) -> Judged:

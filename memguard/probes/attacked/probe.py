@@ -17,7 +17,7 @@ from memguard.attacks.membership import loss_gap, required_held_out, supported_f
 from memguard.errors import MemguardError
 from memguard.probes.asked import Asked, Budget
 from memguard.probes.attacked.asking import token_log_probs
-from memguard.probes.attacked.judged import judge, log_roc, strongest, usable
+from memguard.probes.attacked.judged import comparable, judge, log_roc, strongest, usable
 from memguard.probes.attacked.scored import Attack, loss_attack, min_k_attack, reference_attacks, severity
 from memguard.probes.attacked.units import Units, drawn_rows, patient_units
 from memguard.probes.blind import blind_baseline
@@ -47,7 +47,9 @@ class MembershipProbe:
     Attributes:
         fprs: False-positive rates of interest; those that the held-out patients cannot support are not tested.
         min_k: Per cent of the tokens in Min-K %.
-        offline_a: Of offline RMIA: how far OUT models are trusted to stand for the mean with IN models.
+        offline_a: Of offline RMIA: how far OUT models are trusted to stand for the mean with IN models. ``None``: 1 for
+            sequences, whose probabilities are so small that any other line would forget the OUT models and leave the
+            loss attack; .3, the choice of its authors for images, for one prediction a record.
         flag_rate: False-discovery rate of the flags.
         coins: Whether a fair coin of his own put each patient into the training data or among the held-out ones;
             then a lower bound on epsilon is given.
@@ -83,7 +85,7 @@ class MembershipProbe:
 
     fprs: Sequence[float] = (0.1, 0.01, 0.001)
     min_k: float = 20.0
-    offline_a: float = 0.3
+    offline_a: float | None = None
     flag_rate: float = 0.1
     coins: bool = False
     delta: float = 1e-5
@@ -126,11 +128,12 @@ class MembershipProbe:
         judged = {a.name: judge(a, units.member, self.fprs, confidence=self.confidence) for a in attacks}
         for attack in attacks:
             draft.numbers |= {f"{attack.name}.{key}": value for key, value in judged[attack.name].items()}
-        variants = [a for a in attacks if a.name.startswith("lira_")]
+        eligible = comparable(attacks, units.member)
+        variants = comparable([a for a in attacks if a.name.startswith("lira_")], units.member)
         if variants:
             found, _ = strongest(variants, units.member, self.fprs, confidence=self.confidence)
             draft.numbers |= {f"lira.{key}": value for key, value in found.items()}
-        best, names = strongest(attacks, units.member, self.fprs, confidence=self.confidence)
+        best, names = strongest(eligible, units.member, self.fprs, confidence=self.confidence)
         draft.numbers |= {f"strongest.{key}": value for key, value in best.items()}
         draft.numbers |= {key: value for key, value in best.items() if key.startswith("tpr")}
         member = units.member
@@ -148,7 +151,7 @@ class MembershipProbe:
             answer=self._answer(draft, best, names, titles, basis),
             numbers=draft.numbers,
             evidence=draft.evidence,
-            tables={"attacks": self._table(attacks, draft)},
+            tables={"attacks": self._table(attacks, len(eligible), draft)},
             curves={"roc": log_roc(attacks, member, names["auc"], titles)},
             flagged=draft.flagged,
             settings={
@@ -161,7 +164,7 @@ class MembershipProbe:
                 "flagged_by": basis,
                 "flag_rate": self.flag_rate,
                 "min_k": self.min_k,
-                "offline_a": self.offline_a,
+                "offline_a": self._offline_a(asked),
                 "loss_unit": asked.loss_unit,
                 "unit": subject.unit,
                 "member_patients": sides[0],
@@ -203,7 +206,7 @@ class MembershipProbe:
                     f"Min-K % of {missed} of {len(rows)} records", "the time was spent", "allow more seconds"
                 )
         more, gaps = reference_attacks(
-            units, asked.references.kind, offline_a=self.offline_a, seed=budget.seed
+            units, asked.references.kind, offline_a=self._offline_a(asked), seed=budget.seed
         )
         draft.gaps.extend(gaps)
         for attack in more:
@@ -214,6 +217,11 @@ class MembershipProbe:
         if budget.size == "full":
             self._blind(subject, rows, budget.seed, draft)
         return attacks
+
+    def _offline_a(self, asked: Asked) -> float:
+        if self.offline_a is not None:
+            return self.offline_a
+        return 1.0 if asked.loss_unit == "nats/token" else 0.3
 
     def _blind(self, subject: Subject, rows: Ints, seed: int, draft: _Draft) -> None:
         """The null of the whole comparison: what the records alone say."""
@@ -314,7 +322,7 @@ class MembershipProbe:
             )
         return basis.name
 
-    def _table(self, attacks: Sequence[Attack], draft: _Draft) -> Table:
+    def _table(self, attacks: Sequence[Attack], eligible: int, draft: _Draft) -> Table:
         rates = [key for key in draft.numbers if key.startswith("strongest.tpr")]
         keys = ["auc", "advantage", *(key.removeprefix("strongest.") for key in rates)]
         heads = ["AUC", "Advantage", *(f"TPR at FPR {key.removeprefix('tpr_at_fpr_')}" for key in keys[2:])]
@@ -339,8 +347,8 @@ class MembershipProbe:
             rows=rows,
             note=(
                 f"Intervals at {percent}, of each attack by itself; those of the first row hold for whichever attack "
-                f"is the strongest (Bonferroni over {len(attacks)} attacks). The advantage is that of the best "
-                "threshold and above 0 by chance. " + _POOLED
+                f"is the strongest (Bonferroni over {eligible} attacks; one that scores few patients cannot be it). "
+                "The advantage is that of the best threshold and above 0 by chance. " + _POOLED
             ),
         )
 
