@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
 from memguard.callbacks.monitor import LeakageMonitor
-from memguard.callbacks.opening import FEWEST_HELD_OUT
+from memguard.capture.sides import FEWEST_HELD_OUT
 from memguard.capture.stillness import forked_rng
 from memguard.errors import MemguardError, MemguardWarning
 from memguard.records.surrogate import MIN_HELD_OUT

@@ -8,8 +8,8 @@ from itertools import chain
 import numpy as np
 
 from memguard.callbacks.gather import everybody, my_part
-from memguard.callbacks.heldout import HeldOutSource
 from memguard.capture import Capture, CapturedLoss, Fetched
+from memguard.capture.heldout import HeldOutSource
 from memguard.probes.sides import Floats, Ints, placed
 from memguard.probes.watch import Watch
 

@@ -13,12 +13,12 @@ from typing_extensions import override
 from memguard.callbacks.gather import rank
 from memguard.callbacks.guard import Guard
 from memguard.callbacks.looking import look_at_the_end, look_between, look_now
-from memguard.callbacks.opening import batch_key
 from memguard.callbacks.outputs import OutputSettings
 from memguard.callbacks.results import Results
 from memguard.callbacks.schedule import check_plan, due, due_between
 from memguard.callbacks.session import WatchSession
 from memguard.capture import Capture
+from memguard.capture.sides import batch_key
 from memguard.probes.sides import WatchSettings
 from memguard.probes.watch import Watch
 from memguard.report.data import CurvePoint, WatchReport

@@ -9,8 +9,8 @@ import numpy as np
 
 from memguard.callbacks.evaluation import losses_of
 from memguard.callbacks.gather import n_ranks
-from memguard.callbacks.heldout import HeldOutSource
 from memguard.capture import Capture, CapturedLoss, Fetched
+from memguard.capture.heldout import HeldOutSource
 from memguard.errors import MemguardWarning
 from memguard.probes.budget import reference_steps
 from memguard.probes.sides import placed

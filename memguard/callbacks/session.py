@@ -11,10 +11,11 @@ import numpy as np
 
 from memguard.callbacks.evaluation import Evaluation
 from memguard.callbacks.gather import everybody, n_ranks
-from memguard.callbacks.heldout import HeldOutSource
-from memguard.callbacks.opening import batch_key, check_sides, open_watch
+from memguard.callbacks.opening import open_watch
 from memguard.callbacks.reference import add_reference
 from memguard.capture import Capture, Observation, collect
+from memguard.capture.heldout import HeldOutSource
+from memguard.capture.sides import batch_key, check_sides
 from memguard.errors import DataError, MemguardError, MemguardWarning
 from memguard.probes.budget import final_budget
 from memguard.probes.sides import Floats, Ints, WatchSettings

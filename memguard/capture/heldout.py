@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
-from memguard.capture import Capture, Fetched, batch_content, fetch
+from memguard.capture.content import batch_content
+from memguard.capture.fetch import Fetched, fetch
+from memguard.capture.session import Capture
 from memguard.errors import HeldOutError, IndexTrackingError, MemguardError
 
 __all__ = ["HeldOutSource"]
