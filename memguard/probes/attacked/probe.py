@@ -18,7 +18,7 @@ from memguard.errors import MemguardError
 from memguard.probes.asked import Asked, Budget
 from memguard.probes.attacked.asking import token_log_probs
 from memguard.probes.attacked.judged import comparable, judge, log_roc, strongest, usable
-from memguard.probes.attacked.scored import Attack, loss_attack, min_k_attack, reference_attacks, severity
+from memguard.probes.attacked.scored import Attack, loss_attack, min_k_attack, reference_attacks
 from memguard.probes.attacked.units import Units, drawn_rows, patient_units
 from memguard.probes.blind import blind_baseline
 from memguard.probes.result import Evidence, NotTested, ProbeResult, Table
@@ -28,8 +28,8 @@ __all__ = ["MembershipProbe"]
 
 Ints = NDArray[np.int64]
 
-# Whose p-values flag patients: fixed beforehand, since the attack that looks best here was chosen by the labels.
-_FLAG_BY = ("bavaria", "lira_pooled", "lira_fixed", "difference", "loss")
+# The likelihood ratio shown record by record: fixed beforehand, since the attack that looks best was chosen by labels.
+_RATIO = ("bavaria", "lira_pooled", "lira_fixed", "loss")
 _POOLED = (
     "Rates are pooled over patients: a false-positive rate of .01 means that 1 % of the held-out patients are called "
     "members. For one given patient the rate may be many times higher or lower (arXiv 2605.25819)."
@@ -50,6 +50,10 @@ class MembershipProbe:
         offline_a: Of offline RMIA: how far OUT models are trusted to stand for the mean with IN models. ``None``: 1 for
             sequences, whose probabilities are so small that any other line would forget the OUT models and leave the
             loss attack; .3, the choice of its authors for images, for one prediction a record.
+        flag_by: Attack whose p-values flag patients, chosen before the scores are seen. The difference to references
+            rises with what the target knows. An online likelihood ratio need not: where references did not learn what
+            the target did, a patient far beyond their IN scores looks like no member. ``"loss"`` stands in without
+            references.
         flag_rate: False-discovery rate of the flags.
         coins: Whether a fair coin of his own put each patient into the training data or among the held-out ones;
             then a lower bound on epsilon is given.
@@ -86,6 +90,7 @@ class MembershipProbe:
     fprs: Sequence[float] = (0.1, 0.01, 0.001)
     min_k: float = 20.0
     offline_a: float | None = None
+    flag_by: str = "difference"
     flag_rate: float = 0.1
     coins: bool = False
     delta: float = 1e-5
@@ -142,7 +147,7 @@ class MembershipProbe:
         )
         if self.coins:
             self._epsilon(attacks, member, draft)
-        basis = self._flag(subject, rows, units, attacks, budget.seed, asked.loss_unit, draft)
+        basis = self._flag(subject, rows, units, attacks, asked.loss_unit, draft)
         titles = {a.name: a.title for a in attacks}
         draft.notes.insert(0, _POOLED)
         return ProbeResult(
@@ -280,17 +285,21 @@ class MembershipProbe:
         rows: Ints,
         units: Units,
         attacks: Sequence[Attack],
-        seed: int,
         unit: str,
         draft: _Draft,
     ) -> str:
         by_name = {a.name: a for a in attacks}
-        basis = next(by_name[name] for name in _FLAG_BY if name in by_name)
-        gap = severity(units, seed)
-        draft.evidence["score"] = _evidence(subject, rows, units, basis.score, basis.title)
-        known = np.isfinite(gap)
-        if known[units.member].any() and known[~units.member].any():
+        basis = by_name.get(self.flag_by, by_name["loss"])
+        if basis.name != self.flag_by:
+            draft.miss(
+                f"Patients flagged by {self.flag_by}", "there is no such score here", "train reference models"
+            )
+        ratio = next(by_name[name] for name in _RATIO if name in by_name)
+        draft.evidence["score"] = _evidence(subject, rows, units, ratio.score, ratio.title)
+        if "difference" in by_name:
+            gap = by_name["difference"].score
             draft.evidence["severity"] = _evidence(subject, rows, units, gap, f"severity, {unit}")
+            known = np.isfinite(gap)
             draft.numbers["severity.minus_held_out"] = mean_difference(
                 gap[known], units.patient[known], units.member[known], confidence=self.confidence
             )
