@@ -11,10 +11,12 @@ from memguard.records.duplicates import NearDuplicates, near_duplicates
 from memguard.records.meds import MedsDataset, read_meds
 from memguard.records.patients import PatientMap, resolve_patients
 from memguard.records.rarity import RarityTable, rarity
+from memguard.records.sensitivity import Category, Sensitive, SensitivityTable
 from memguard.records.splits import ContentOverlap, check_disjoint, content_overlap
 from memguard.records.vocabulary import MedsSequences, Vocabulary
 
 __all__ = [
+    "Category",
     "CodeNames",
     "ContentOverlap",
     "ContentStore",
@@ -25,6 +27,8 @@ __all__ = [
     "Ragged",
     "RarityTable",
     "RecordContent",
+    "Sensitive",
+    "SensitivityTable",
     "Vocabulary",
     "check_disjoint",
     "content_overlap",

@@ -78,25 +78,16 @@ def test_dialects(name, system, version, code, suffix):
     assert bool(found.event[0]) and found.read[0] == (code != "")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "MEDS_BIRTH",
-        "AGE//30-40",
-        "AGE//90+",
-        "age:45",
-        "GENDER//F",
-        "Gender/F",
-        "SEX//M",
-        "RACE//WHITE",
-        "Race/5",
-        "ETHNICITY//HISPANIC",
-        "MARITAL_STATUS//SINGLE",
-        "MARITAL//SINGLE",
-        "LANGUAGE//ENGLISH",
-        "INSURANCE//Medicaid",
-    ],
+PERSON = (
+    "MEDS_BIRTH AGE//30-40 AGE//90+ age:45 GENDER//F Gender/F SEX//M RACE//WHITE Race/5 ETHNICITY//HISPANIC "
+    "MARITAL_STATUS//SINGLE MARITAL//SINGLE LANGUAGE//ENGLISH INSURANCE//Medicaid"
 )
+BEGIN = "PAD [PAD] <pad> [CLS] <s> <|begin_of_text|> TIMELINE//START"
+TIME = "GAP//1-7 TIMELINE//DELTA//years//value_[0.1,0.2) [W_0] 15m-1h =6mt"
+FORM = "</s> UNK [UNK] TIMELINE//END Q7 _Q_3"
+
+
+@pytest.mark.parametrize("name", PERSON.split())
 def test_who_somebody_is(name):
     found = parse_codes([name])
     assert found.demographic[0] and not found.structural[0] and not found.event[0]
@@ -105,24 +96,9 @@ def test_who_somebody_is(name):
 @pytest.mark.parametrize(
     ("name", "begin", "time"),
     [
-        ("PAD", True, False),
-        ("[PAD]", True, False),
-        ("<pad>", True, False),
-        ("[CLS]", True, False),
-        ("<s>", True, False),
-        ("<|begin_of_text|>", True, False),
-        ("TIMELINE//START", True, False),
-        ("</s>", False, False),
-        ("UNK", False, False),
-        ("[UNK]", False, False),
-        ("TIMELINE//END", False, False),
-        ("GAP//1-7", False, True),
-        ("TIMELINE//DELTA//years//value_[0.1,0.2)", False, True),
-        ("[W_0]", False, True),
-        ("15m-1h", False, True),
-        ("=6mt", False, True),
-        ("Q7", False, False),
-        ("_Q_3", False, False),
+        *((name, True, False) for name in BEGIN.split()),
+        *((name, False, True) for name in TIME.split()),
+        *((name, False, False) for name in FORM.split()),
     ],
 )
 def test_what_is_of_the_form_alone(name, begin, time):
