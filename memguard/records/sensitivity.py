@@ -198,7 +198,7 @@ class SensitivityTable:
                 member[:, c] |= np.array([bool(pattern.search(name)) for name in known.names], dtype=np.bool_)
         member &= ~known.structural[:, None]
         tiers = np.array([category.tier for category in self.categories], dtype=np.int64)
-        ranks = np.where(member, tiers, 0).reshape(len(known), -1)
+        ranks = np.where(member, tiers, 0)
         tier = ranks.max(axis=1, initial=0)
         category_of = (
             np.where(tier > 0, ranks.argmax(axis=1), -1) if len(tiers) else np.full(len(known), -1, np.int64)
