@@ -1,0 +1,120 @@
+"""Each reference a Ray task: several at a time, on this machine or on the machines of a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from memguard.errors import ReferenceModelError
+from memguard.references.job import Backend, Job, Step, Trained
+from memguard.references.sequential import fit
+
+__all__ = ["on_ray"]
+
+
+def on_ray(options: Mapping[str, Any] | None = None, workers: int | None = None) -> Backend:
+    """A backend that trains each reference as `sequential` does, in a task of its own.
+
+    A Ray that runs already is used; otherwise one is started on this machine, without a dashboard and without usage
+    statistics, and shut down afterwards.
+
+    Args:
+        options: Of a task, as in ``ray.remote`` (``num_cpus``, ``num_gpus``, ``resources``, ...).
+        workers: Tasks at a time where Ray is started here; ``None`` for one on each core.
+
+    Returns:
+        The backend. References come as they are done, not in order.
+
+    Raises:
+        ReferenceModelError: If Ray is not installed, or a task fails.
+
+    Guarantees:
+        On machines of one kind, the same bits as ``sequential`` has: seeds, threads and the precision of products
+        travel with the task.
+
+    Example:
+        >>> backend = on_ray({"num_cpus": 2})  # train_pool(..., backend="ray", ray_options={"num_cpus": 2})
+    """
+    return partial(_train, dict(options or {}), workers)
+
+
+def _train(
+    options: dict[str, Any], workers: int | None, jobs: list[Job], step: Step
+) -> Iterator[tuple[Job, Trained]]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported, or started
+    try:
+        import ray
+    except ImportError as error:
+        raise ReferenceModelError(
+            "Ray is not installed", "references cannot be spread", "pip install 'memguard-ehr[ray]'"
+        ) from error
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield from _tasks(ray, options, jobs, step)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _tasks(ray: Any, options: dict[str, Any], jobs: list[Job], step: Step) -> Iterator[tuple[Job, Trained]]:
+    if not jobs:
+        return
+    task = ray.remote(**{"num_cpus": 1, **options})(_fit)
+    shared = ray.put((jobs[0].factory, jobs[0].data, jobs[0].settings))
+    place = _Place.here()
+    running = {task.remote(shared, job.k, job.rows, job.seed, place): job for job in jobs}
+    try:
+        while running:
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            job = running.pop(done)
+            try:
+                found = ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise ReferenceModelError(
+                    f"reference {job.k} failed in a Ray task: {str(error).strip().splitlines()[-1]}",
+                    "no reference means no comparison with a model that never saw the patient",
+                    'try backend="sequential", which shows where it fails',
+                ) from error
+            step(job.total)
+            # What comes out of Ray's memory cannot be written to, and is gone when Ray is.
+            copies = {id(value): value.clone() for value in found.state.values()}
+            state = {name: copies[id(value)] for name, value in found.state.items()}
+            yield job, Trained(state=state, steps=found.steps, epochs=found.epochs, seconds=found.seconds)
+    finally:
+        for left in running:
+            ray.cancel(left, force=True)
+
+
+class _Place:
+    """What a process must have in common with this one to compute the same bits."""
+
+    def __init__(self, threads: int, dtype: torch.dtype, precision: str, strict: bool) -> None:
+        self.threads, self.dtype, self.precision, self.strict = threads, dtype, precision, strict
+
+    @classmethod
+    def here(cls) -> _Place:
+        return cls(
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
+
+    def enter(self) -> None:
+        torch.set_num_threads(self.threads)
+        torch.set_default_dtype(self.dtype)
+        torch.set_float32_matmul_precision(self.precision)
+        torch.use_deterministic_algorithms(self.strict)
+
+
+def _fit(shared: Any, k: int, rows: Any, seed: int, place: _Place) -> Trained:
+    place.enter()
+    factory, data, settings = shared
+    return fit(Job(k=k, factory=factory, data=data, rows=rows, settings=settings, seed=seed), lambda n: None)
