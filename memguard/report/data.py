@@ -13,7 +13,7 @@ from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError
 from memguard.report.text import MIN_CELL
 
-__all__ = ["SCHEMA", "CurvePoint", "WatchReport"]
+__all__ = ["SCHEMA", "CurvePoint", "WatchReport", "plain"]
 
 SCHEMA = "memguard.watch/1"
 
@@ -186,7 +186,7 @@ class WatchReport:
 
     def to_json(self) -> str:
         """The report as JSON text; numbers that are not finite become ``null``."""
-        body = {"schema": SCHEMA} | {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        body = {"schema": SCHEMA} | {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
     @classmethod
@@ -227,14 +227,22 @@ def _best_epoch(curve: Sequence[CurvePoint]) -> float | None:
     return min(seen, key=lambda p: (p.held_out_loss, p.epoch)).epoch if seen else None
 
 
-def _plain(value: Any) -> Any:
-    """Primitives that JSON has: numpy scalars unwrapped, non-finite numbers to ``None``."""
+def plain(value: Any) -> Any:
+    """Primitives that JSON has: numpy scalars unwrapped, numbers that are not finite to ``None``.
+
+    Args:
+        value: A dataclass, a mapping, a sequence or a primitive.
+
+    Example:
+        >>> plain({1: (float("nan"), 2)})
+        {'1': [None, 2]}
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from memguard.report.data import WatchReport
 from memguard.report.private import write_private
 from memguard.report.view import counted, page_context
 
-__all__ = ["render_page", "write_report"]
+__all__ = ["fill", "render_page", "write_report"]
 
 
 def render_page(report: WatchReport, flags: pl.DataFrame | None = None, *, top: int = 50) -> str:
@@ -39,6 +39,25 @@ def render_page(report: WatchReport, flags: pl.DataFrame | None = None, *, top: 
         >>> render_page(report).splitlines()[0]
         '<!doctype html>'
     """
+    return fill("watch.html.j2", page_context(report, flags, top))
+
+
+def fill(template: str, context: Mapping[str, Any]) -> str:
+    """A page from its template; what it names and does not get is an error.
+
+    Args:
+        template: File in ``templates/``.
+        context: Everything that it names; text is escaped.
+
+    Raises:
+        ImportError: Jinja2 is missing.
+
+    Example:
+        >>> fill("watch.html.j2", {})
+        Traceback (most recent call last):
+        ...
+        jinja2.exceptions.UndefinedError: 'report' is undefined
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -49,7 +68,7 @@ def render_page(report: WatchReport, flags: pl.DataFrame | None = None, *, top: 
         undefined=jinja2.StrictUndefined,
         finalize=_keep_together,
     )
-    return environment.get_template("watch.html.j2").render(page_context(report, flags, top))
+    return environment.get_template(template).render(context)
 
 
 def _keep_together(value: Any) -> Any:

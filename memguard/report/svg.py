@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Mapping
 from html import escape
+from typing import TYPE_CHECKING
 
 from memguard.report.data import WatchReport
 from memguard.report.figures import LIGHT, curve_figure, rates_figure, style
 
-__all__ = ["to_svg"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["inline_svg", "to_svg"]
 
 # Colours that no figure uses by accident; the page puts a CSS variable in their place.
 _SENTINEL = {name: f"#0102{index:02x}" for index, name in enumerate(LIGHT, start=16)}
@@ -35,10 +40,29 @@ def to_svg(make: str, report: WatchReport, *, title: str, description: str) -> s
         '<svg class="figure rates'
     """
     draw = {"curve": curve_figure, "rates": rates_figure}[make]
+    return inline_svg(lambda colors: draw(report, colors), make, title=title, description=description)
+
+
+def inline_svg(
+    draw: Callable[[Mapping[str, str]], Figure], name: str, *, title: str, description: str
+) -> str:
+    """Any figure as SVG text to stand inside an HTML page, as `to_svg` makes it.
+
+    Args:
+        draw: Gives the figure in the colours that it is handed (the keys of `memguard.report.figures.LIGHT`).
+        name: A word of its own for each figure of a page: part of its class and of the ids in it.
+        title: Short name, read out first.
+        description: What the figure shows, for who does not see it.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> inline_svg(lambda colors: Figure(), "empty", title="Nothing", description="None.")[:24]
+        '<svg class="figure empty'
+    """
     buffer = io.StringIO()
     with style(_SENTINEL):
-        draw(report, _SENTINEL).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), make, title, description)
+        draw(_SENTINEL).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(buffer.getvalue(), name, title, description)
 
 
 def _inline(svg: str, name: str, title: str, description: str) -> str:

@@ -1,0 +1,414 @@
+"""The parts of an audit report: plain frozen dataclasses that become JSON and come back the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from memguard.attacks.estimate import Estimate
+from memguard.errors import DataError
+
+__all__ = [
+    "Cell",
+    "EpsilonClaim",
+    "EpsilonShown",
+    "Gap",
+    "Grid",
+    "Lines",
+    "Number",
+    "Provenance",
+    "References",
+    "Section",
+    "Side",
+    "Stratum",
+    "Tail",
+    "Threat",
+    "TwoAxes",
+    "Utility",
+]
+
+Cell = str | int | float | bool | Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One number of the report.
+
+    Attributes:
+        estimate: Value, interval, n and method.
+        null: What it would be if the model knew nothing of its training patients; ``None`` where there is no
+            such value, and then it has no part in the verdict.
+        seed: Of the draws behind it; ``None`` where nothing was drawn or it is not known.
+
+    Example:
+        >>> auc = Estimate(value=.61, low=.58, high=.64, n=900, method="clustered DeLong")
+        >>> Number(estimate=auc, null=.5).above, Number(estimate=auc).above
+        (True, False)
+    """
+
+    estimate: Estimate
+    null: float | None = None
+    seed: int | None = None
+
+    @property
+    def above(self) -> bool:
+        """Whether the whole interval lies above the null."""
+        return self.null is not None and self.estimate.low > self.null
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Something that was not tested: said, never filled.
+
+    Attributes:
+        what: Of the model, or of a probe.
+        why: In words.
+        fix: What would make it possible; empty where nothing known would.
+        probe: Which probe says so; empty for the audit as a whole.
+    """
+
+    what: str
+    why: str
+    fix: str = ""
+    probe: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table. A number without an interval in it is a count or a setting.
+
+    Attributes:
+        title: One line.
+        columns: Heads.
+        rows: Of cells, one for each head.
+        note: What the reader must know; empty for nothing.
+
+    Raises:
+        DataError: If a row has not one cell for each head.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise DataError(
+                    f"a row of {len(row)} cells under {len(self.columns)} heads in {self.title!r}",
+                    "numbers would stand under the wrong head",
+                    "give one cell for each column, None where nothing is known",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Lines of one figure.
+
+    Attributes:
+        title: One line.
+        x: Name of the horizontal axis, with its unit.
+        y: Of the vertical one.
+        lines: Name -> points ``(x, y)``.
+        log: Whether both axes are logarithmic.
+        bands: Name -> points ``(x, low, high)`` of intervals.
+    """
+
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    log: bool = False
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoAxes:
+    """Patients counted on two axes at once: no point of it is a patient.
+
+    Attributes:
+        title: One line.
+        x: Name of the horizontal axis, with its unit.
+        y: Of the vertical one.
+        x_edges: ``(A + 1,)`` borders of the cells, rising; the outer cells hold what lies beyond them.
+        y_edges: ``(B + 1,)`` of the vertical axis.
+        counts: Side (``"members"``, ``"held-out"``) -> ``(B, A)`` patients, lowest row first; ``None`` for a small
+            cell that is suppressed.
+        note: What the reader must know.
+    """
+
+    title: str
+    x: str
+    y: str
+    x_edges: Sequence[float]
+    y_edges: Sequence[float]
+    counts: Mapping[str, Sequence[Sequence[int | None]]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What one probe found.
+
+    Attributes:
+        probe: Its name: the first part of a gate.
+        question: What it asks, one sentence.
+        answer: What was found, with the numbers in it.
+        headline: Name of the number that decides in the verdict; empty where none does.
+        numbers: Name -> number.
+        tables: Name -> table.
+        curves: Name -> figure.
+        axes: Name -> counts on two axes.
+        n_flagged: Training patients that stand out at the stated error rate; ``None`` where nobody was ranked.
+        n_ranked: Training patients among whom they were sought; ``None`` where not known.
+        settings: What it was run with.
+        notes: Caveats, most important first.
+        not_tested: What of it could not be asked.
+        seconds: Wall time.
+    """
+
+    probe: str
+    question: str
+    answer: str = ""
+    headline: str = ""
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    tables: Mapping[str, Grid] = field(default_factory=dict)
+    curves: Mapping[str, Lines] = field(default_factory=dict)
+    axes: Mapping[str, TwoAxes] = field(default_factory=dict)
+    n_flagged: int | None = None
+    n_ranked: int | None = None
+    settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    not_tested: Sequence[Gap] = ()
+    seconds: float = 0.0
+
+    @property
+    def deciding(self) -> Number | None:
+        """The number that decides in the verdict, or ``None``."""
+        return self.numbers.get(self.headline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratum:
+    """One number among some of the patients, beside everybody else.
+
+    Attributes:
+        probe: Which probe.
+        number: Which number or evidence of it.
+        stratum: Name of the group; strata may overlap.
+        estimate: Within it; ``None`` where it could not be computed.
+        n_members: Training patients in it.
+        n_held_out: Never-trained patients in it.
+        null: As in `Number`.
+        note: Why there is no number; empty where there is one.
+    """
+
+    probe: str
+    number: str
+    stratum: str
+    estimate: Estimate | None
+    n_members: int
+    n_held_out: int
+    null: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """The patients at the upper end of one evidence, beside never-trained ones: averages do not speak of them.
+
+    Attributes:
+        probe: Which probe.
+        evidence: Which evidence, with its unit.
+        n_members: Training patients that have it.
+        n_held_out: Never-trained patients that have it.
+        n_flagged: Training patients flagged by the probe; ``None`` where nobody was ranked.
+        quantiles: Share of patients below -> that quantile of (members, never-trained patients); only where at
+            least five patients of both sides lie beyond it.
+        beyond: Share of members above what 1 % (or ``fpr``) of the never-trained patients exceed.
+        fpr: Share of never-trained patients for ``beyond``: its null.
+        flagged_held_out: Share of never-trained patients that the same rule flags, where it was applied to them.
+    """
+
+    probe: str
+    evidence: str
+    n_members: int
+    n_held_out: int
+    n_flagged: int | None = None
+    quantiles: Mapping[float, tuple[float, float]] = field(default_factory=dict)
+    beyond: Estimate | None = None
+    fpr: float = 0.01
+    flagged_held_out: Estimate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonClaim:
+    """What a training with differential privacy promises.
+
+    Attributes:
+        epsilon: Of the promise.
+        delta: Of the promise.
+        unit: ``"patient"`` or ``"record"``: whose presence is protected.
+        statement: The whole statement as text: adjacency, accountant, sampling, clip, noise, steps, what is outside.
+
+    Raises:
+        DataError: If epsilon is negative or not a number, or delta outside [0, 1).
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    statement: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.epsilon >= 0 and 0 <= self.delta < 1):
+            raise DataError(
+                f"a claim of epsilon = {self.epsilon} at delta = {self.delta}",
+                "no such promise exists, and nothing could contradict it",
+                "give epsilon >= 0 and 0 <= delta < 1, or no claim at all",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonShown:
+    """A lower bound of epsilon from canaries or coin flips.
+
+    Attributes:
+        probe: Which probe.
+        epsilon: With probability at least ``confidence``, no smaller epsilon can be true.
+        delta: Of the bound.
+        confidence: Of the bound.
+        n: Canaries, or patients with a coin.
+        guesses: How many of them the decisive test guessed on.
+        correct: How many guesses were right.
+        largest: What the bound would be if every guess had been right: no audit of this size can show more.
+        method: Which theorem.
+        assumption: What must hold beside fair coins; "none" where nothing must.
+        threshold: How it was decided on whom to guess.
+        unit: ``"patient"`` or ``"record"``: what one coin decided on.
+    """
+
+    probe: str
+    epsilon: float
+    delta: float
+    confidence: float
+    n: int
+    guesses: int
+    correct: int
+    largest: float
+    method: str
+    assumption: str
+    threshold: str
+    unit: str = "patient"
+
+    def contradicts(self, claim: EpsilonClaim) -> bool | None:
+        """Whether the bound is above the claim; ``None`` where the two cannot be compared.
+
+        A promise (epsilon, delta) holds for every larger delta too. So a bound for a larger delta, of the same
+        unit, contradicts it where it is higher; a bound for a smaller delta says nothing of it.
+
+        Args:
+            claim: The promise.
+        """
+        if self.unit != claim.unit or self.delta < claim.delta or not math.isfinite(self.epsilon):
+            return None
+        return self.epsilon > claim.epsilon
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """An attack that was tried.
+
+    Attributes:
+        name: As the field calls it.
+        access: What the attacker sees of the model.
+        knowledge: What he knows of the patient.
+        probes: Which probes stand for him.
+    """
+
+    name: str
+    access: str
+    knowledge: str
+    probes: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One side of the comparison.
+
+    Attributes:
+        n_patients: Different patients (records where no patients are known).
+        n_records: Records.
+        records_per_patient: ``"median"``, ``"p99"``, ``"max"`` -> records of a patient.
+    """
+
+    n_patients: int
+    n_records: int
+    records_per_patient: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """Models that never saw a given patient, by which the audit tells memorization from difficulty.
+
+    Attributes:
+        kind: ``"none"``, ``"counts"``, ``"early-stopped"``, ``"twins"`` or ``"pool"``.
+        count: How many.
+        comparison: Name -> number that says whether they are like the target (held-out loss, gap).
+        alike: Whether they are, at the tolerance in ``notes``; ``None`` where not checked.
+        notes: In words.
+    """
+
+    kind: str = "none"
+    count: int = 0
+    comparison: Mapping[str, float] = field(default_factory=dict)
+    alike: bool | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utility:
+    """What the model is good for, as the user measured it.
+
+    Attributes:
+        name: Of the metric, with its unit.
+        value: A number, best with an interval.
+        data: On which patients.
+        note: What the reader must know.
+    """
+
+    name: str
+    value: Estimate | float
+    data: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What was audited, and how to do it again. An empty field is printed as "not given".
+
+    Attributes:
+        model: Name and kind.
+        checkpoint: Hash of the weights.
+        dataset: Fingerprint of the data.
+        code: Version of the training code.
+        versions: Library -> version.
+        seeds: Name -> seed.
+        commands: Command lines.
+        config: Settings of the audit.
+        hardware: In words.
+        seconds: Wall time of the whole audit; ``None`` if not known.
+    """
+
+    model: str = ""
+    checkpoint: str = ""
+    dataset: str = ""
+    code: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+    config: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    hardware: str = ""
+    seconds: float | None = None
