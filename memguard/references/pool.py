@@ -152,7 +152,7 @@ def train_pool(
         progress: Show a bar, or lines where there is no terminal.
         kind: What the references are, for reports.
         ray_options: Of a Ray task (``num_cpus``, ``num_gpus``, ``resources``).
-        ray_workers: Tasks at a time where Ray has to be started; ``None`` for one on each core.
+        ray_workers: Start a Ray of this process alone, with so many tasks at a time.
 
     Returns:
         The references in the order of ``in_mask``.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -20,12 +22,14 @@ __all__ = ["on_ray"]
 def on_ray(options: Mapping[str, Any] | None = None, workers: int | None = None) -> Backend:
     """A backend that trains each reference as `sequential` does, in a task of its own.
 
-    A Ray that runs already is used; otherwise one is started on this machine, without a dashboard and without usage
-    statistics, and shut down afterwards.
+    A Ray that this process is connected to is used, and left as it is. Otherwise one is joined (``RAY_ADDRESS``) or
+    started on this machine, without a dashboard and without usage statistics, and left or shut down afterwards. The
+    modules that the factory and the data set come from must be found on each machine.
 
     Args:
         options: Of a task, as in ``ray.remote`` (``num_cpus``, ``num_gpus``, ``resources``, ...).
-        workers: Tasks at a time where Ray is started here; ``None`` for one on each core.
+        workers: Start a Ray of this process alone, with so many tasks at a time; ``None`` joins one where there is
+            one, and starts tasks on each core where there is none.
 
     Returns:
         The backend. References come as they are done, not in order.
@@ -53,14 +57,30 @@ def _train(
         raise ReferenceModelError(
             "Ray is not installed", "references cannot be spread", "pip install 'memguard-ehr[ray]'"
         ) from error
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if ray.is_initialized():
+        yield from _tasks(ray, options, jobs, step)
+        return
+    with _same_paths():
+        local: dict[str, Any] = {"address": "local", "num_cpus": workers} if workers is not None else {}
+        ray.init(**local, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield from _tasks(ray, options, jobs, step)
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _same_paths() -> Iterator[None]:
+    """Processes that are started meanwhile find the modules that this one finds: the factory is in one of them."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _tasks(ray: Any, options: dict[str, Any], jobs: list[Job], step: Step) -> Iterator[tuple[Job, Trained]]:
