@@ -5,6 +5,13 @@ Numpy, scipy and Polars alone: nothing here imports torch.
 
 from __future__ import annotations
 
+from memguard.records.canaries import (
+    Canaries,
+    FeatureCanaries,
+    coin_flips,
+    make_canaries,
+    make_feature_canaries,
+)
 from memguard.records.codes import CodeNames, parse_codes, static_prefix
 from memguard.records.content import ContentStore, Ragged, RecordContent
 from memguard.records.duplicates import NearDuplicates, near_duplicates
@@ -16,10 +23,12 @@ from memguard.records.splits import ContentOverlap, check_disjoint, content_over
 from memguard.records.vocabulary import MedsSequences, Vocabulary
 
 __all__ = [
+    "Canaries",
     "Category",
     "CodeNames",
     "ContentOverlap",
     "ContentStore",
+    "FeatureCanaries",
     "MedsDataset",
     "MedsSequences",
     "NearDuplicates",
@@ -31,7 +40,10 @@ __all__ = [
     "SensitivityTable",
     "Vocabulary",
     "check_disjoint",
+    "coin_flips",
     "content_overlap",
+    "make_canaries",
+    "make_feature_canaries",
     "near_duplicates",
     "parse_codes",
     "rarity",
