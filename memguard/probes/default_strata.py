@@ -17,10 +17,10 @@ __all__ = ["default_strata"]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-_AGE = re.compile(r"^AGE//(\d+)", re.IGNORECASE)
+_AGE = re.compile(r"^AGE(?://|[/:=_])?(\d+)", re.IGNORECASE)
 _VALUE = {
-    "sex": re.compile(r"^(?:GENDER|SEX)//(.+)$", re.IGNORECASE),
-    "race": re.compile(r"^(?:RACE|ETHNICITY)//(.+)$", re.IGNORECASE),
+    "sex": re.compile(r"^(?:GENDER|SEX)(?://|[/:=])(.+)$", re.IGNORECASE),
+    "race": re.compile(r"^(?:RACE|ETHNICITY)(?://|[/:=])(.+)$", re.IGNORECASE),
 }
 
 
