@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -176,6 +177,8 @@ class TrainingData:
         only.trainer = None
         for name in ("prepare_data", "setup", "teardown"):
             object.__setattr__(only, name, _nothing)
+        # As if it had none: a reference is not validated, and Lightning would warn.
+        object.__setattr__(only, "val_dataloader", MethodType(pl.LightningDataModule.val_dataloader, only))
         return only
 
 

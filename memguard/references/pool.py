@@ -18,7 +18,7 @@ from memguard.errors import MemguardWarning, ReferenceModelError
 from memguard.references.data import TrainingData
 from memguard.references.job import Backend, Factory, Job, State, Trained
 from memguard.references.keep import Keep
-from memguard.references.progress import Progress
+from memguard.references.progress import Progress, say
 from memguard.references.ray_tasks import on_ray
 from memguard.references.recipe import Recipe, fingerprint, recipe_of
 from memguard.references.sequential import sequential
@@ -250,7 +250,7 @@ def _backend(
     found = trial(jobs)
     notes.append(str(found))
     if shown:
-        print(found)
+        say(str(found))
     return ("stacked", stacked) if found.faster else ("sequential", sequential)
 
 
@@ -269,7 +269,7 @@ def _told(keep: Keep, recipes: list[Recipe], missing: list[Job], n: int, *, show
         told.append(f"{n_changed} kept references do not fit any more: {changed}.")
     if shown:
         for line in told:
-            print(line)
+            say(line)
     return told
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "say"]
 
 _EVERY = 30.0  # seconds between two lines where there is no terminal
 
@@ -100,3 +100,8 @@ def _time(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def say(line: str) -> None:
+    """A line beside the bar, on standard error."""
+    tqdm.write(line, file=sys.stderr)

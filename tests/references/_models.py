@@ -17,7 +17,9 @@ SETTINGS = {"max_epochs": 2, "accelerator": "cpu"}
 class Net(pl.LightningModule):
     """A classifier with everything a stack can take."""
 
-    def __init__(self, lr: float = 1e-2, width: int = 8, schedule: str = "", optimizer: str = "adamw") -> None:
+    def __init__(
+        self, lr: float = 1e-2, width: int = 8, schedule: str = "", optimizer: str = "adamw"
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
