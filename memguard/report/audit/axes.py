@@ -49,7 +49,8 @@ def two_axes(memorization: EvidenceLike, inference: EvidenceLike, subject: Subje
         x_edges=tuple(map(float, x_edges)),
         y_edges=tuple(map(float, y_edges)),
         counts=counts,
-        note="A patient far to the right may be inferred from the prompt by any model; one far up was memorized.",
+        note="Far to the right: the prompt gives it away to any model. Far up: this model says more than one that "
+        "never saw the patient.",
     )
 
 

@@ -12,7 +12,7 @@ from memguard.report.audit.glossary import DOES_NOT_SHOW
 from memguard.report.audit.markdown import escape_markdown, markdown_table
 from memguard.report.audit.suppress import suppressed
 from memguard.report.audit.verdict import audit_verdict
-from memguard.report.audit.wording import interval, value_text
+from memguard.report.audit.wording import interval, named, null_text, value_text
 from memguard.report.text import DASH, cell
 
 __all__ = ["model_card"]
@@ -45,7 +45,7 @@ def _metadata(report: AuditReport) -> dict[str, Any]:
     for section in report.sections:
         number = section.deciding
         if number is not None and math.isfinite(number.estimate.value):
-            name = f"{section.probe}: {section.headline}"
+            name = f"{named(section.probe)}: {named(section.headline)}"
             metrics.append(
                 {"type": f"{section.probe}.{section.headline}", "name": name, "value": number.estimate.value}
             )
@@ -79,11 +79,11 @@ def _text(report: AuditReport, said: Any) -> list[str]:
         number = section.deciding
         rows.append(
             (
-                section.probe.replace("_", " "),
-                section.headline.replace("_", " ") or DASH,
+                named(section.probe),
+                named(section.headline) or DASH,
                 DASH if number is None else value_text(number.estimate),
                 DASH if number is None else interval(number.estimate),
-                DASH if number is None or number.null is None else f"{number.null:g}",
+                DASH if number is None else null_text(number.null),
                 DASH if number is None else cell(number.estimate.n, report.min_cell),
                 cell(section.n_flagged, report.min_cell),
             )

@@ -52,7 +52,10 @@ def lines_figure(curve: Lines, colors: Mapping[str, str]) -> Figure:
     axes.set_ylabel(curve.y)
     axes.grid(axis="both" if curve.log else "y")
     shown = {name: _drawable(curve.lines[name], curve.log) for name in list(curve.lines)[:MOST_LINES]}
-    for (name, points), (color, dash, marker) in zip(shown.items(), _LOOKS, strict=False):
+    looks = iter(_LOOKS)
+    for name, points in shown.items():
+        guessing = name.lower() == "chance"
+        color, dash, marker = ("muted", (0, (1.2, 2)), "") if guessing else next(looks)
         band = [
             (x, low, high)
             for x, low, high in curve.bands.get(name, ())
@@ -72,7 +75,7 @@ def lines_figure(curve: Lines, colors: Mapping[str, str]) -> Figure:
             linewidth=1.7, marker=marker if len(points) <= 24 else "", ms=4,
         )  # fmt: skip
     if curve.log:
-        _log_axes(axes, list(shown.values()), colors, chance="rate" in curve.x and "rate" in curve.y)
+        _log_axes(axes, list(shown.values()), colors, chance=_of_rates(curve))
     names = len(axes.get_legend_handles_labels()[1])
     if names:
         axes.legend(
@@ -88,6 +91,12 @@ def lines_figure(curve: Lines, colors: Mapping[str, str]) -> Figure:
         )
     picture.subplots_adjust(left=0.12, right=0.97, top=0.96, bottom=0.14)
     return picture
+
+
+def _of_rates(curve: Lines) -> bool:
+    """Whether the line of chance belongs there and is not among the lines."""
+    named = any(name.lower() == "chance" for name in curve.lines)
+    return not named and "positive rate" in curve.x.lower() and "positive rate" in curve.y.lower()
 
 
 def _drawable(points: Sequence[tuple[float, float]], log: bool) -> list[tuple[float, float]]:

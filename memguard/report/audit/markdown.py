@@ -30,10 +30,11 @@ def escape_markdown(text: str) -> str:
 
     Example:
         >>> print(escape_markdown("a|b <script> *x* `y` [z](u)"))
-        a\|b &lt;script&gt; \*x\* \`y\` \[z\](u)
+        a\|b &lt;script&gt; \*x\* \`y\` [z\](u)
     """
     text = re.sub(r"\s+", " ", text).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|*_`\[\]#~])", r"\\\1", text)
+    text = re.sub(r"[\\|*`]|~(?=~)|(?<!\w)_|_(?!\w)|\](?=[(\[:])", r"\\\g<0>", text)
+    return re.sub(r"^(?=[-+#=]|\d+[.)] )", r"\\", text)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], words: frozenset[int]) -> str:

@@ -10,7 +10,7 @@ from memguard.report.audit.glossary import DOES_NOT_SHOW
 from memguard.report.audit.parts import Gap, Section, Side
 from memguard.report.audit.questions import QUESTIONS
 from memguard.report.audit.verdict import RULE, finding
-from memguard.report.audit.wording import NOT_GIVEN, interval, value_text
+from memguard.report.audit.wording import NOT_GIVEN, interval, named, null_text, value_text
 from memguard.report.text import DASH, cell, count
 
 __all__ = ["answers", "data", "finding_chapter", "gap_table", "given", "purpose", "threats", "unit"]
@@ -55,7 +55,7 @@ def gap_table(gaps: Sequence[Gap], caption: str) -> TableBlock:
         caption: Of the table.
     """
     rows = [
-        (f"{gap.probe.replace('_', ' ')}: {gap.what}" if gap.probe else gap.what, gap.why, gap.fix or DASH)
+        (f"{named(gap.probe)}: {gap.what}" if gap.probe else gap.what, gap.why, gap.fix or DASH)
         for gap in gaps
     ]
     return TableBlock(
@@ -78,8 +78,8 @@ def finding_chapter(report: AuditReport) -> Chapter:
     if report.sections:
         judged = sum(finding(section) != "not measured" for section in report.sections)
         chance = (
-            f" With {judged} tests judged by intervals of 95 %, {0.025 * judged:.2g} would be found by chance alone "
-            "where nothing leaks."
+            f" With {judged} tests judged by intervals of 95 %, {0.025 * judged:.2g} of them would be found by "
+            "chance on average where nothing leaks."
         )
         rows = [_row(section, report) for section in report.sections]
         head = ("test", "finding", "deciding number", "value", "interval", "without a leak", "n", "flagged")
@@ -98,12 +98,12 @@ def _row(section: Section, report: AuditReport) -> tuple[str, ...]:
     number = section.deciding
     known = number is not None
     return (
-        section.probe.replace("_", " "),
+        named(section.probe),
         _IN_WORDS[finding(section)],
-        section.headline.replace("_", " ") or DASH,
+        named(section.headline) or DASH,
         value_text(number.estimate) if known and number else DASH,
         interval(number.estimate) if known and number else DASH,
-        DASH if number is None or number.null is None else f"{number.null:g}",
+        DASH if number is None else null_text(number.null),
         count(number.estimate.n) if number else DASH,
         cell(section.n_flagged, report.min_cell),
     )

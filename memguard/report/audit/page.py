@@ -10,7 +10,7 @@ from memguard.report.audit.chapters import chapters
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.parts import Section
 from memguard.report.audit.verdict import audit_verdict, finding
-from memguard.report.audit.wording import interval, value_text
+from memguard.report.audit.wording import interval, named, null_text, value_text
 from memguard.report.page import fill
 from memguard.report.svg import inline_svg
 from memguard.report.text import DASH, cell, count
@@ -90,7 +90,7 @@ def _tiles(report: AuditReport) -> list[dict[str, str]]:
             {
                 "label": "Most flagged by one test",
                 "value": cell(most.n_flagged, report.min_cell),
-                "note": f"of {count(ranked)} {report.unit}s, by {most.probe.replace('_', ' ')}",
+                "note": f"of {count(ranked)} {report.unit}s, by {named(most.probe)}",
             }
         )
     gaps = list(report.gaps())
@@ -109,7 +109,7 @@ def _tile(section: Section) -> dict[str, str]:
     number = section.deciding
     assert number is not None
     return {
-        "label": f"{section.probe}: {section.headline}".replace("_", " "),
+        "label": f"{named(section.probe)}: {named(section.headline)}",
         "value": value_text(number.estimate),
-        "note": f"{interval(number.estimate)}, {number.null:g} without a leak",
+        "note": f"{interval(number.estimate)}, {null_text(number.null)} without a leak",
     }

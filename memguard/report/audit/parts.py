@@ -26,6 +26,7 @@ __all__ = [
     "Threat",
     "TwoAxes",
     "Utility",
+    "lies",
 ]
 
 Cell = str | int | float | bool | Estimate | None
@@ -55,6 +56,27 @@ class Number:
     def above(self) -> bool:
         """Whether the whole interval lies above the null."""
         return self.null is not None and self.estimate.low > self.null
+
+    @property
+    def lies(self) -> str:
+        """Where the interval lies: ``"above"`` the null, ``"below"`` it, ``"around"`` it, or nothing."""
+        return lies(self.estimate, self.null)
+
+
+def lies(estimate: Estimate | None, null: float | None) -> str:
+    """Where an interval lies, seen from its null.
+
+    Args:
+        estimate: With the interval.
+        null: See `Number`.
+
+    Example:
+        >>> lies(Estimate(value=.61, low=.58, high=.64, n=900, method="x"), .5), lies(None, .5)
+        ('above', '')
+    """
+    if estimate is None or null is None or math.isnan(estimate.low) or math.isnan(estimate.high):
+        return ""
+    return "above" if estimate.low > null else "below" if estimate.high < null else "around"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ import functools
 from memguard.report.audit.blocks import Block, Chapter, Figure, Para, TableBlock
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.figures import forest_figure
-from memguard.report.audit.parts import Stratum, Tail
-from memguard.report.audit.wording import figure, written
+from memguard.report.audit.parts import Stratum, Tail, lies
+from memguard.report.audit.wording import figure, named, null_text, written
 from memguard.report.text import DASH, cell
 
 __all__ = ["strata", "tail"]
@@ -19,7 +19,7 @@ def tail(report: AuditReport) -> Chapter:
     units = f"{report.unit}s"
     said = (
         f"An average over {units} does not answer whether some of them are exposed. Here each {report.unit} counts by "
-        f"himself: how many are flagged, and how many lie beyond what a small share of never-trained {units} reach. "
+        f"itself: how many are flagged, and how many lie beyond what a small share of never-trained {units} reach. "
         "Rows of single patients are in records.parquet alone."
     )
     blocks: list[Block] = [Para(said)]
@@ -85,7 +85,7 @@ def _quantiles(report: AuditReport) -> TableBlock:
 
 
 def _name(row: Tail) -> str:
-    return f"{row.probe.replace('_', ' ')}: {row.evidence}"
+    return f"{named(row.probe)}: {row.evidence}"
 
 
 def strata(report: AuditReport) -> Chapter:
@@ -100,7 +100,8 @@ def strata(report: AuditReport) -> Chapter:
         Para(
             "Groups may overlap. A diamond is a group whose interval lies above what the number would be without a "
             f"leak (dotted line); a circle is one whose does not. Groups with fewer than {report.min_cell} patients "
-            "on a side are suppressed. With many groups, one in forty lies above by chance."
+            "on a side are suppressed. Where the method does not name Bonferroni, one in forty lies "
+            "above by chance."
         )
     ]
     groups: dict[tuple[str, str], list[Stratum]] = {}
@@ -112,7 +113,7 @@ def strata(report: AuditReport) -> Chapter:
 
 def _forest(i: int, rows: list[Stratum], report: AuditReport) -> Figure:
     first = rows[0]
-    title = f"{first.probe.replace('_', ' ')}: {first.number.replace('_', ' ')} in each group"
+    title = f"{named(first.probe)}: {named(first.number)} in each group"
     whole = next((s.numbers.get(first.number) for s in report.sections if s.probe == first.probe), None)
     overall = whole.estimate.value if whole is not None else None
     return Figure(
@@ -132,19 +133,21 @@ def _rows(title: str, rows: list[Stratum], min_cell: int, most: int) -> TableBlo
         (
             row.stratum,
             written(row.estimate),
-            DASH if row.null is None else f"{row.null:g}",
-            _above(row),
+            null_text(row.null),
+            lies(row.estimate, row.null) or DASH,
             cell(row.n_members, min_cell),
             cell(row.n_held_out, min_cell),
-            row.note or DASH,
+            row.note or (DASH if row.estimate is None else row.estimate.method),
         )
         for row in rows
     ]
-    head = ("group", "value and interval", "without a leak", "interval lies", "members", "held-out", "note")
+    head = (
+        "group",
+        "value and interval",
+        "without a leak",
+        "interval lies",
+        "members",
+        "held-out",
+        "method, or why there is none",
+    )
     return TableBlock(f"{title[:1].upper()}{title[1:]}.", head, body, words=frozenset({0, 3, 6}), folded=True)
-
-
-def _above(row: Stratum) -> str:
-    if row.estimate is None or row.null is None:
-        return DASH
-    return "above" if row.estimate.low > row.null else "not above"

@@ -10,7 +10,7 @@ from memguard.report.audit.blocks import Alarm, Block, Bullets, Chapter, Facts, 
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.opening import answers
 from memguard.report.audit.parts import EpsilonShown
-from memguard.report.audit.wording import cell_text, figure, written
+from memguard.report.audit.wording import cell_text, figure, named, written
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.figures import curve_figure
 from memguard.report.table import thin
@@ -161,24 +161,12 @@ def epsilon(report: AuditReport) -> Chapter:
                 )
             )
         rows.append(_bound(bound, report, clash))
-    head = (
-        "test",
-        "epsilon at least",
-        "delta",
-        "confidence",
-        "claimed",
-        "verdict",
-        "at most showable",
-        "coins",
-        "right of guessed",
-        "method",
-        "assumes",
-    )
+    head = ("test", "epsilon at least", "claimed", "verdict", "at most showable", "guesses", "how")
     note = (
         "A bound of 0 says that nothing was shown, not that nothing leaks. At most showable: the bound if every guess "
         "had been right; an epsilon above it cannot be seen with so few coins."
     )
-    words = frozenset({0, 5, 9, 10})
+    words = frozenset({0, 3, 6})
     return Chapter(
         12, title, [*blocks, TableBlock("Lower bounds of epsilon.", head, rows, note=note, words=words)]
     )
@@ -193,18 +181,15 @@ def _bound(bound: EpsilonShown, report: AuditReport, clash: bool | None) -> tupl
         if clash is None
         else ("contradicts the claim" if clash else "does not contradict it")
     )
+    at = f"{figure(bound.epsilon, 2)} at {bound.delta:g}, {percent(bound.confidence)} confidence"
     return (
-        bound.probe.replace("_", " "),
-        figure(bound.epsilon, 2),
-        f"{bound.delta:g}",
-        percent(bound.confidence),
+        named(bound.probe),
+        at,
         DASH if claim is None else f"{claim.epsilon:.4g} at {claim.delta:g}",
         verdict,
         figure(bound.largest, 2),
-        f"{bound.n:,} ({bound.unit}s)",
-        f"{bound.correct:,} of {bound.guesses:,}",
-        bound.method,
-        bound.assumption,
+        f"{bound.correct:,} of {bound.guesses:,} right, {bound.n:,} {bound.unit}s with a coin",
+        f"{bound.method}; assumes {bound.assumption}; threshold {bound.threshold}",
     )
 
 

@@ -26,7 +26,8 @@ def records_frame(
     """The frame of ``records.parquet``.
 
     Columns: ``patient`` (hashed), ``member``, ``n_records``; for each evidence ``probe.evidence`` (mean over the
-    patient's records) and ``probe.evidence.p`` (smallest p-value times the number of records, which stays valid);
+    patient's records) and ``probe.evidence.p`` (smallest p-value times the number of
+    different ones, which stays valid);
     ``probe.flagged`` (null where the probe ranked nobody); ``n_flags``; ``stratum.name``; and of ``flags`` the
     columns ``severity``, ``severity_low``, ``severity_high``, ``bits`` and ``identifiable``.
 
@@ -96,11 +97,12 @@ def _severity(flags: pl.DataFrame | None) -> pl.DataFrame:
 
 
 def _p_values(one: EvidenceLike, subject: SubjectLike, codes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Smallest p-value of each patient, times the number of them (Bonferroni); NaN where there is none."""
+    """Smallest p-value of each patient, times the number of different ones (Bonferroni); NaN where there is none."""
     p = np.asarray(one.p_value, float)
     known = np.isfinite(p)
-    place = np.searchsorted(codes, subject.patient[one.row[known]])
-    least: NDArray[np.float64] = np.full(codes.size, np.inf)
-    np.minimum.at(least, place, p[known])
-    n = np.bincount(place, minlength=codes.size)
-    return np.where(n > 0, np.minimum(1.0, np.where(n > 0, least, 1.0) * n), np.nan)
+    # the same p-value at every record of a patient is one test, not several
+    pairs = np.unique(np.stack([subject.patient[one.row[known]].astype(float), p[known]]), axis=1)
+    owner, first, n = np.unique(pairs[0], return_index=True, return_counts=True)
+    values: NDArray[np.float64] = np.full(codes.size, np.nan)
+    values[np.searchsorted(codes, owner)] = np.minimum(1.0, pairs[1][first] * n)
+    return values

@@ -10,7 +10,7 @@ from memguard.report.audit.data import AuditReport
 from memguard.report.audit.figures import MOST_LINES, axes_figure, lines_figure
 from memguard.report.audit.opening import gap_table
 from memguard.report.audit.parts import Cell, Grid, Lines, Section, TwoAxes
-from memguard.report.audit.wording import cell_text, figure, interval, value_text
+from memguard.report.audit.wording import cell_text, figure, interval, named, null_text, value_text
 from memguard.report.table import thin
 from memguard.report.text import DASH, cell, count, percent
 
@@ -29,7 +29,7 @@ def results(report: AuditReport) -> Chapter:
 
 
 def _section(section: Section, report: AuditReport) -> list[Block]:
-    name = section.probe.replace("_", " ")
+    name = named(section.probe)
     blocks: list[Block] = [Heading(name[:1].upper() + name[1:], f"test-{_anchor(section.probe)}")]
     blocks.append(Para(section.question, soft=True))
     blocks += [Para(section.answer)] if section.answer else []
@@ -73,23 +73,25 @@ def _numbers(section: Section, report: AuditReport) -> TableBlock:
         one = number.estimate
         rows.append(
             (
-                name.replace("_", " "),
+                name,
                 value_text(one),
                 interval(one),
-                DASH if number.null is None else f"{number.null:g}",
-                "above" if number.above else "not above" if number.null is not None else DASH,
+                null_text(number.null),
+                number.lies or DASH,
                 cell(one.n, report.min_cell),
                 one.method,
                 DASH if number.seed is None else str(number.seed),
             )
         )
     head = ("number", "value", "interval", "without a leak", "interval lies", "n", "method", "seed")
-    note = (
-        f"The first with a null decides in the verdict: {section.headline.replace('_', ' ')}."
-        if section.headline
-        else ""
+    note = f"Decides in the verdict: {section.headline}." if section.headline else ""
+    return TableBlock(
+        f"Numbers of this test; a gate names them {section.probe}.(number).(value, low, high or n).",
+        head,
+        rows,
+        note=note,
+        words=frozenset({0, 4, 6}),
     )
-    return TableBlock("Numbers of this test.", head, rows, note=note, words=frozenset({0, 4, 6}))
 
 
 def grid_block(table: Grid) -> TableBlock:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from memguard.attacks.estimate import Estimate
+from memguard.errors import DataError
 from memguard.report.audit.axes import two_axes
 from memguard.report.audit.likes import ProbeLike, SubjectLike
-from memguard.report.audit.nulls import null_of
+from memguard.report.audit.nulls import headline_of, null_of
 from memguard.report.audit.parts import Cell, EpsilonShown, Gap, Grid, Lines, Number, Section, TwoAxes
 from memguard.report.data import plain
 from memguard.report.table import thin, thin_roc
@@ -27,17 +28,22 @@ def from_probe(
     headline: str | None = None,
     nulls: Mapping[str, float] | None = None,
     seed: int | None = None,
+    axes: Mapping[str, tuple[str, str]] | None = None,
 ) -> Section:
     """The section of one probe: aggregates only, no value of a single record.
 
     Args:
         result: What the probe found.
-        subject: Whom it was asked about; needed for counts of patients on two axes, which are made of each pair
-            of evidences whose names differ in ``memorization`` and ``inference`` alone.
-        headline: The number that decides in the verdict. Left out: the first that has a null. It must be chosen
-            before the numbers are seen.
+        subject: Whom it was asked about; needed for counts of patients on two axes.
+        headline: The number that decides in the verdict; `memguard.report.audit.nulls.headline_of` when left out.
+            It must be chosen before the numbers are seen.
         nulls: Name -> null, where the name of the number does not say it (`memguard.report.audit.nulls.null_of`).
         seed: Of its draws; its setting ``seed`` when left out.
+        axes: Name -> (evidence of memorization, evidence of inference) to count patients by. Left out: each pair of
+            evidences whose names differ in ``memorization`` and ``inference`` alone.
+
+    Raises:
+        DataError: If ``axes`` names an evidence that the result has not.
 
     Example:
         >>> from types import SimpleNamespace
@@ -56,17 +62,16 @@ def from_probe(
         name: Number(estimate=_estimate(one), null=given.get(name, null_of(name)), seed=kept)
         for name, one in result.numbers.items()
     }
-    first = next((name for name, one in numbers.items() if one.null is not None), "")
     n_flagged, n_ranked = _flagged(result, subject)
     return Section(
         probe=result.probe,
         question=result.question,
         answer=result.answer,
-        headline=first if headline is None else headline,
+        headline=headline_of(numbers) if headline is None else headline,
         numbers=numbers,
         tables={name: _grid(one) for name, one in result.tables.items()},
         curves={name: _lines(one) for name, one in result.curves.items()},
-        axes={} if subject is None else _axes(result, subject),
+        axes={} if subject is None else _axes(result, subject, axes),
         n_flagged=n_flagged,
         n_ranked=n_ranked,
         settings={name: _primitive(one) for name, one in result.settings.items()},
@@ -123,14 +128,24 @@ def _flagged(result: ProbeLike, subject: SubjectLike | None) -> tuple[int | None
     return int(np.intersect1d(codes, members).size), int(ranked) or None
 
 
-def _axes(result: ProbeLike, subject: SubjectLike) -> dict[str, TwoAxes]:
+def _axes(
+    result: ProbeLike, subject: SubjectLike, chosen: Mapping[str, tuple[str, str]] | None
+) -> dict[str, TwoAxes]:
+    if chosen is None:
+        names = {name: (name, name.replace("memorization", "inference")) for name in result.evidence}
+        chosen = {k: pair for k, pair in names.items() if "memorization" in k and pair[1] in result.evidence}
     found = {}
-    for name, one in result.evidence.items():
-        other = result.evidence.get(name.replace("memorization", "inference"))
-        if "memorization" in name and other is not None:
-            made = two_axes(one, other, subject)
-            if made is not None:
-                found[name] = made
+    for name, (up, across) in chosen.items():
+        missing = {up, across} - set(result.evidence)
+        if missing:
+            raise DataError(
+                f"axes of {name!r} from {', '.join(sorted(missing))}, which the probe {result.probe} has not",
+                "patients would be counted by nothing",
+                f"name two of {', '.join(result.evidence) or 'no evidence at all'}",
+            )
+        made = two_axes(result.evidence[up], result.evidence[across], subject)
+        if made is not None:
+            found[name] = made
     return found
 
 

@@ -110,7 +110,8 @@ def threats_of(sections: Iterable[Section]) -> tuple[tuple[Threat, ...], tuple[G
             tried.append(threat)
         elif probes:
             named = ", ".join(one.probe for one in probes)
-            gaps.append(Gap(what=known.name, why=f"the probe {named} ran and could measure nothing"))
+            fix = next((gap.fix for one in probes for gap in one.not_tested if gap.fix), "")
+            gaps.append(Gap(what=known.name, why=f"the probe {named} ran and could measure nothing", fix=fix))
         else:
             gaps.append(Gap(what=known.name, why="no probe of it was run", fix="name its probe in probes="))
     return tuple(tried), (*gaps, *_NEVER)

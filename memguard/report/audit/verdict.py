@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.parts import Section
-from memguard.report.audit.wording import listed, written
+from memguard.report.audit.wording import listed, named, null_text, written
 from memguard.report.text import cell, count, percent
 
 __all__ = ["RULE", "AuditVerdict", "audit_verdict", "finding"]
 
 RULE = (
-    "A test counts as having found something when the whole interval of its deciding number (the first of the test, "
-    "chosen before it is measured) lies above what the number would be if the model knew nothing of its training "
+    "A test counts as having found something when the whole interval of its deciding number (fixed by its "
+    "name, before it is measured) lies above what the number would be if the model knew nothing of its training "
     "patients, or when it flags a training patient at the stated error rate. Each test is judged by itself."
 )
 
@@ -23,13 +23,15 @@ class AuditVerdict:
     """The finding in parts that a page can set apart.
 
     Attributes:
-        headline: What the tests found, with the numbers.
+        headline: What the tests found, in one sentence.
+        findings: The numbers behind it, one test each.
         scope: What this holds for.
         untested: What was not tested.
         alarms: What contradicts a claim or spoils a number, one sentence each.
     """
 
     headline: str
+    findings: tuple[str, ...]
     scope: str
     untested: str
     alarms: tuple[str, ...]
@@ -37,7 +39,10 @@ class AuditVerdict:
     @property
     def text(self) -> str:
         """All of it in one paragraph, alarms first."""
-        return " ".join(part for part in (*self.alarms, self.headline, self.scope, self.untested) if part)
+        found = f"{'; '.join(self.findings)}." if self.findings else ""
+        return " ".join(
+            part for part in (*self.alarms, self.headline, found, self.scope, self.untested) if part
+        )
 
 
 def finding(section: Section) -> str:
@@ -72,32 +77,32 @@ def audit_verdict(report: AuditReport) -> AuditVerdict:
         >>> audit_verdict(report).headline
         'Nothing was measured: no test ran, so this report neither accuses nor clears the model.'
     """
+    by = {section.probe: finding(section) for section in report.sections}
+    measured = [section for section in report.sections if by[section.probe] != "not measured"]
+    found = [section for section in measured if by[section.probe] == "found"]
     return AuditVerdict(
-        headline=_headline(report),
+        headline=_headline(report, len(measured), len(found)),
+        findings=tuple(_said(section, report) for section in found or measured),
         scope=_scope(report),
         untested=_untested(report),
         alarms=tuple(_alarms(report)),
     )
 
 
-def _headline(report: AuditReport) -> str:
-    by = {section.probe: finding(section) for section in report.sections}
-    found = [section for section in report.sections if by[section.probe] == "found"]
-    measured = [section for section in report.sections if by[section.probe] != "not measured"]
+def _headline(report: AuditReport, measured: int, found: int) -> str:
     if not measured:
         why = "no test ran" if not report.sections else "no test that ran gave a number with a null"
         return f"Nothing was measured: {why}, so this report neither accuses nor clears the model."
-    tests = f"{len(measured)} test{'s' if len(measured) > 1 else ''} that could be judged"
+    units = f"{report.unit}s"
+    tests = f"{measured} test{'s' if measured > 1 else ''} that could be judged"
     if not found:
-        chance = f", {listed([_said(one, report) for one in measured])}" if len(measured) <= 2 else ""
         return (
-            f"None of the {tests} told training {report.unit}s from {report.unit}s that the model never saw{chance}. "
-            "That is missing evidence of leakage, not evidence that there is none."
+            f"None of the {tests} told training {units} from {units} that the model never saw. That is missing "
+            "evidence of leakage, not evidence that there is none."
         )
-    said = "; ".join(_said(one, report) for one in found)
     return (
-        f"{len(found)} of the {tests} got more out of the model about training {report.unit}s than about "
-        f"{report.unit}s that it never saw: {said}."
+        f"{found} of the {tests} got more out of the model about training {units} than about {units} that it never "
+        "saw."
     )
 
 
@@ -105,21 +110,29 @@ def _said(section: Section, report: AuditReport) -> str:
     parts = []
     deciding = section.deciding
     if deciding is not None and deciding.null is not None:
-        name = section.headline.replace("_", " ")
-        parts.append(f"{name} {written(deciding.estimate)}, {deciding.null:g} without any leak")
-    if section.n_flagged:
+        name = named(section.headline)
+        parts.append(f"{name} {written(deciding.estimate)}, {null_text(deciding.null)} without a leak")
+    if section.n_flagged is not None:
         ranked = section.n_ranked or report.members.n_patients
         rate = "" if report.flag_rate is None else f" at a {percent(report.flag_rate)} false-discovery rate"
         parts.append(
             f"{cell(section.n_flagged, report.min_cell)} of {count(ranked)} {report.unit}s flagged{rate}"
         )
-    return f"{section.probe.replace('_', ' ')} ({'; '.join(parts)})" if parts else section.probe
+    return (
+        f"{named(section.probe).capitalize()}: {'; '.join(parts)}"
+        if parts
+        else named(section.probe).capitalize()
+    )
 
 
 def _scope(report: AuditReport) -> str:
     side, other, unit = report.members, report.held_out, report.unit
     what = report.provenance.model or "one model whose name was not given"
-    hash_ = f", checkpoint {report.provenance.checkpoint[:12]}" if report.provenance.checkpoint else ""
+    hash_ = (
+        f", checkpoint {report.provenance.checkpoint.split(':')[-1][:12]}"
+        if report.provenance.checkpoint
+        else ""
+    )
     kind = {"none": "no reference models", "counts": "a model of counts as reference"}.get(
         report.references.kind, f"{report.references.count} reference models ({report.references.kind})"
     )

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 
 from memguard.attacks.estimate import Estimate
 from memguard.report.audit.parts import Cell
 from memguard.report.text import DASH, share
 
-__all__ = ["NOT_GIVEN", "cell_text", "figure", "interval", "listed", "value_text", "written"]
+__all__ = [
+    "NOT_GIVEN",
+    "cell_text",
+    "figure",
+    "interval",
+    "listed",
+    "named",
+    "null_text",
+    "value_text",
+    "written",
+]
 
 NOT_GIVEN = "not given"
 
@@ -100,3 +111,35 @@ def listed(items: list[str]) -> str:
         ('a', 'a, b and c')
     """
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def null_text(null: float | None) -> str:
+    """What a number would be without a leak.
+
+    Example:
+        >>> null_text(0.5), null_text(0.0), null_text(1.0), null_text(0.01), null_text(None)
+        ('.5', '0', '1', '.01', '–')
+    """
+    return DASH if null is None else re.sub(r"^0(?=[.])", "", f"{null:g}")
+
+
+_SPOKEN = (
+    (r"\bauc\b", "AUC"),
+    (r"\bauprc\b", "AUPRC"),
+    (r"tpr_at_fpr_(?=[\d.])", "TPR at FPR "),
+    (r"tnr_at_fnr_(?=[\d.])", "TNR at FNR "),
+    (r"minus_held_out", "minus held-out"),
+    (r"held_out", "held-out"),
+)
+
+
+def named(name: str) -> str:
+    """The name of a number or of a test as words.
+
+    Example:
+        >>> named("strongest.auc"), named("tpr_at_fpr_0.01"), named("codes_20.distance.minus_held_out")
+        ('strongest AUC', 'TPR at FPR 0.01', 'codes 20 distance minus held-out')
+    """
+    for pattern, words in _SPOKEN:
+        name = re.sub(pattern, words, name)
+    return re.sub(r"\s+", " ", re.sub(r"_|(?<!\d)\.|\.(?!\d)", " ", name)).strip()
