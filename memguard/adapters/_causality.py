@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memguard.errors import AbilityError
 
-__all__ = ["check_causal"]
+__all__ = ["apart", "check_causal", "noise_of"]
 
 _LENGTH = 6
 _WIDER = 3  # padding that is added to see whether it matters
@@ -58,14 +58,14 @@ def check_causal(
         return logits(given, mask)[:, :real]
 
     alone, batch = ask(tokens[-1:], length)[0], ask(tokens, length)
-    noise = _noise(alone)
-    if _apart(alone, ask(tokens[-1:], length)[0]).max() > noise:
+    noise = noise_of(alone)
+    if apart(alone, ask(tokens[-1:], length)[0]).max() > noise:
         raise AbilityError(
             "two identical calls in eval mode give different logits",
             "a score would be partly chance",
             "take the randomness out of eval mode (dropout by nn.Dropout, not by a function that is always on)",
         )
-    if _apart(alone, batch[-1]).max() > 10 * noise:
+    if apart(alone, batch[-1]).max() > 10 * noise:
         raise AbilityError(
             "the logits of a sequence depend on the other sequences of its batch",
             "one patient's score would depend on another's record",
@@ -75,13 +75,13 @@ def check_causal(
     wider = _WIDER if longest is None else min(_WIDER, wider)
     if wider:
         given = torch.nn.functional.pad(tokens[-1:], (0, wider), value=pad)
-        if _apart(alone, ask(given, length)[0]).max() > 10 * noise:
+        if apart(alone, ask(given, length)[0]).max() > 10 * noise:
             raise AbilityError(
                 "padding to the right changes the logits before it",
                 "a score would depend on the longest sequence of the batch",
                 "pass logits= with a function that gives the module what it needs to know about padding",
             )
-    return _judge(_apart(batch[:-1], batch[-1]).amax(-1).cpu().numpy(), noise)
+    return _judge(apart(batch[:-1], batch[-1]).amax(-1).cpu().numpy(), noise)
 
 
 def _judge(change: np.ndarray, noise: float) -> bool:
@@ -103,13 +103,13 @@ def _judge(change: np.ndarray, noise: float) -> bool:
     return bool(seen.any())
 
 
-def _apart(a: Tensor, b: Tensor) -> Tensor:
+def apart(a: Tensor, b: Tensor) -> Tensor:
     """Absolute differences, 0 where both are the same infinity or NaN."""
     a, b = a.float(), b.float()
     return torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs().nan_to_num(torch.inf))
 
 
-def _noise(logits: Tensor) -> float:
+def noise_of(logits: Tensor) -> float:
     """Differences that arithmetic alone may make."""
     finite = logits.float().nan_to_num(0.0, 0.0, 0.0).abs().max()
     relative = 4 * torch.finfo(logits.dtype).eps

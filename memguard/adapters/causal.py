@@ -47,7 +47,7 @@ class CausalAdapter:
         longest: Most tokens of a sequence. Left out, it is found from a table of positions that the module looks up
             or, on the CPU, by trying up to 1,024 tokens; ``None`` afterwards means that no limit was met.
         pad: A token that fills up shorter sequences; the module's own padding token if it has one.
-        stop: A token that ends a continuation.
+        stop: A token that ends a continuation, or several.
         batch: Most sequences in one call; fewer where their logits would take more than 128 MB.
         embed: ``embed(module, tokens)``, ``(B, T, D)`` states, instead of what the output layer is given.
 
@@ -87,7 +87,7 @@ class CausalAdapter:
         vocabulary: int | None = None,
         longest: int | None = None,
         pad: int = 0,
-        stop: int | None = None,
+        stop: int | tuple[int, ...] | None = None,
         batch: int = 64,
         embed: FromTokens | None = None,
     ) -> None:

@@ -30,7 +30,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     seed: int = 0,
-    stop: int | None = None,
+    stop: int | tuple[int, ...] | None = None,
     batch: int = 64,
     equal: bool = False,
     pad: int = 0,
@@ -53,7 +53,7 @@ def sample(
         top_p: Draw from the fewest likeliest tokens that together have at least this probability, at this
             temperature (nucleus sampling, arXiv 1904.09751, section 3.1).
         seed: Not negative.
-        stop: A token that ends a continuation; it is the last one kept.
+        stop: A token that ends a continuation, or several; it is the last one kept.
         batch: Sequences read together.
         equal: Read only prompts of one length together.
         pad: Fills up shorter sequences.
@@ -87,7 +87,7 @@ def sample(
             sizes[rows] += alive
             alive &= sizes[rows] < room[rows]
             if stop is not None:
-                alive &= drawn != stop
+                alive &= ~np.isin(drawn, stop)
             if not alive.any():
                 break
             logits = reading.send((new.to(device), torch.as_tensor(alive, device=device)))
