@@ -134,10 +134,15 @@ def _filled(cell: Any) -> bool:
 
 
 def _text(one: type | FunctionType) -> str:
+    if isinstance(one, type):
+        # By its functions: where two classes have one name, the source of a class may be that of the other.
+        parts = [_text(function) for function in _functions(one)]
+        plain_ones = [f"{name}={value!r}" for name, value in vars(one).items() if _constant(value)]
+        return "\n".join(parts + [part for part in plain_ones if not part.startswith("__")])
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
     except (OSError, TypeError, SyntaxError):  # typed in, or a lambda in the middle of a line
-        return "".join(_bytecode(function.__code__) for function in _functions(one))
+        return _bytecode(one.__code__)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
