@@ -48,8 +48,9 @@ class Writer:
         out = []
         for i in range(len(sequences)):
             row = tuple(int(v) for v in sequences[i])
-            out += [np.nan] + [np.log(self._p(row[:t])[row[t]]) for t in range(1, len(row))]
-        return np.array(out)
+            out += [np.nan] + [self._p(row[:t])[row[t]] for t in range(1, len(row))]
+        with np.errstate(divide="ignore"):
+            return np.log(out)
 
     def next_log_probs(self, prompts: Ragged, *, patient=None):
         return np.log(np.stack([self._p(tuple(int(v) for v in prompts[i])) for i in range(len(prompts))]))
