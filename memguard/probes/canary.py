@@ -315,8 +315,8 @@ def _ask(target: ModelAdapter, canaries: Canaries, most: int) -> tuple[Floats, F
 
 def _nats(target: ModelAdapter, sequences: Ragged) -> Floats:
     read = first_tokens(sequences, target.longest)
-    token = target.log_probs(read)
-    predicted = np.isfinite(token)
+    token = np.maximum(target.log_probs(read), -745.0)  # a probability of zero is the smallest that is not
+    predicted = ~np.isnan(token)
     rows, n = read.rows[predicted], len(read)
     count = np.bincount(rows, minlength=n)
     total = np.bincount(rows, weights=-token[predicted], minlength=n)

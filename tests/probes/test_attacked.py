@@ -269,6 +269,21 @@ def test_sequences_longer_than_the_model_reads_are_cut():
     assert "min_k.auc" in found.numbers and any("cut" in note for note in found.notes)
 
 
+def test_a_token_of_probability_zero_is_the_least_likely_one():
+    subject, asked = world(18, 30, 30, k=0, target=Table())
+    usual = MembershipProbe().run(subject, asked, Budget()).numbers["min_k.auc"].value
+
+    class Zero(Table):
+        def log_probs(self, sequences, *, patient=None):
+            value = super().log_probs(sequences, patient=patient)
+            last = sequences.offsets[1:] - 1
+            value[last[np.asarray(patient) >= 30]] = -np.inf
+            return value
+
+    found = MembershipProbe().run(subject, dataclasses.replace(asked, target=Zero()), Budget())
+    assert found.numbers["min_k.auc"].value == 1.0 > usual
+
+
 def test_losses_that_are_no_cross_entropies():
     subject, asked = world(19, gain=0.5)
     asked.loss[3] = -0.5

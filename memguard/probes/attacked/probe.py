@@ -9,31 +9,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from memguard.attacks.conformal import benjamini_hochberg, conformal_p_values, storey_share
-from memguard.attacks.difference import mean_difference
-from memguard.attacks.epsilon import epsilon_one_run
-from memguard.attacks.estimate import Estimate
 from memguard.attacks.membership import loss_gap, required_held_out, supported_fprs
-from memguard.errors import MemguardError
 from memguard.probes.asked import Asked, Budget
 from memguard.probes.attacked.asking import token_log_probs
+from memguard.probes.attacked.draft import Draft
+from memguard.probes.attacked.flagged import flag
 from memguard.probes.attacked.judged import comparable, judge, log_roc, strongest, usable
+from memguard.probes.attacked.nulls import blind, epsilon
 from memguard.probes.attacked.scored import Attack, loss_attack, min_k_attack, reference_attacks
+from memguard.probes.attacked.told import POOLED, answer_of, table_of
 from memguard.probes.attacked.units import Units, drawn_rows, patient_units
-from memguard.probes.blind import blind_baseline
-from memguard.probes.result import Evidence, NotTested, ProbeResult, Table
+from memguard.probes.result import ProbeResult
 from memguard.probes.subject import Subject
 
 __all__ = ["MembershipProbe"]
 
 Ints = NDArray[np.int64]
-
-# The likelihood ratio shown record by record: fixed beforehand, since the attack that looks best was chosen by labels.
-_RATIO = ("bavaria", "lira_pooled", "lira_fixed", "loss")
-_POOLED = (
-    "Rates are pooled over patients: a false-positive rate of .01 means that 1 % of the held-out patients are called "
-    "members. For one given patient the rate may be many times higher or lower (arXiv 2605.25819)."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +92,7 @@ class MembershipProbe:
     def run(self, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
         """Attack. A light budget asks nothing of the model: losses alone, no Min-K %, no blind baseline."""
         started = time.perf_counter()
-        draft = _Draft()
+        draft = Draft()
         rows = drawn_rows(subject, budget.patients, budget.seed)
         units = patient_units(subject, asked, rows)
         question = "Can somebody tell from the model's answers that a patient was in the training data?"
@@ -146,17 +137,27 @@ class MembershipProbe:
             units.loss[member], units.loss[~member], confidence=self.confidence
         )
         if self.coins:
-            self._epsilon(attacks, member, draft)
-        basis = self._flag(subject, rows, units, attacks, asked.loss_unit, draft)
+            epsilon(attacks, member, self.delta, self.confidence, draft)
+        basis = flag(
+            subject,
+            rows,
+            units,
+            attacks,
+            by=self.flag_by,
+            rate=self.flag_rate,
+            unit=asked.loss_unit,
+            confidence=self.confidence,
+            draft=draft,
+        )
         titles = {a.name: a.title for a in attacks}
-        draft.notes.insert(0, _POOLED)
+        draft.notes.insert(0, POOLED)
         return ProbeResult(
             probe=self.name,
             question=question,
-            answer=self._answer(draft, best, names, titles, basis),
+            answer=answer_of(draft, best, names, titles, basis),
             numbers=draft.numbers,
             evidence=draft.evidence,
-            tables={"attacks": self._table(attacks, len(eligible), draft)},
+            tables={"attacks": table_of(attacks, len(eligible), draft, self.confidence)},
             curves={"roc": log_roc(attacks, member, names["auc"], titles)},
             flagged=draft.flagged,
             settings={
@@ -183,7 +184,7 @@ class MembershipProbe:
         )
 
     def _attacks(
-        self, subject: Subject, asked: Asked, budget: Budget, rows: Ints, units: Units, draft: _Draft
+        self, subject: Subject, asked: Asked, budget: Budget, rows: Ints, units: Units, draft: Draft
     ) -> list[Attack]:
         attacks = [loss_attack(units)]
         what = f"Min-K %, K = {self.min_k:g}"
@@ -220,185 +221,10 @@ class MembershipProbe:
             else:
                 draft.miss(attack.title, "no patient of one side has a score", "train more references")
         if budget.size == "full":
-            self._blind(subject, rows, budget.seed, draft)
+            blind(subject, rows, budget.seed, draft)
         return attacks
 
     def _offline_a(self, asked: Asked) -> float:
         if self.offline_a is not None:
             return self.offline_a
         return 1.0 if asked.loss_unit == "nats/token" else 0.3
-
-    def _blind(self, subject: Subject, rows: Ints, seed: int, draft: _Draft) -> None:
-        """The null of the whole comparison: what the records alone say."""
-        inside, outside = rows[subject.member[rows]], rows[~subject.member[rows]]
-        try:
-            found = blind_baseline(
-                subject.content.take(inside),
-                subject.content.take(outside),
-                subject.patient[inside],
-                subject.patient[outside],
-                seed=seed,
-            )
-        except MemguardError as error:
-            draft.miss(
-                "What the records alone tell (blind baseline)", f"{error.seen}: {error.why}", error.fix
-            )
-            return
-        draft.numbers["blind.auc"] = found
-        if found.low > 0.5:
-            draft.notes.append(
-                f"Members and held-out patients differ without any model (blind AUC {found:.2f}): part of every "
-                "number here is that difference, and p-values are too small."
-            )
-
-    def _epsilon(self, attacks: Sequence[Attack], member: NDArray[np.bool_], draft: _Draft) -> None:
-        level = 1.0 - (1.0 - self.confidence) / len(attacks)
-        best: tuple[float, Estimate] | None = None
-        for attack in attacks:
-            known = np.isfinite(attack.score)
-            try:
-                bound = epsilon_one_run(
-                    attack.score[known], member[known], delta=self.delta, confidence=level
-                )
-            except MemguardError as error:
-                draft.miss("Epsilon from one run", f"{error.seen}: {error.why}", error.fix)
-                return
-            if best is None or bound.epsilon > best[0]:
-                how = f"{attack.title}: one run, at most {bound.largest:.2f}, Bonferroni over {len(attacks)} attacks"
-                best = (
-                    bound.epsilon,
-                    Estimate(
-                        value=bound.epsilon,
-                        low=bound.epsilon,
-                        high=float("inf"),
-                        n=bound.n,
-                        method=how,
-                        confidence=self.confidence,
-                    ),
-                )
-        if best is not None:
-            draft.numbers["epsilon_lower_bound"] = best[1]
-
-    def _flag(
-        self,
-        subject: Subject,
-        rows: Ints,
-        units: Units,
-        attacks: Sequence[Attack],
-        unit: str,
-        draft: _Draft,
-    ) -> str:
-        by_name = {a.name: a for a in attacks}
-        basis = by_name.get(self.flag_by, by_name["loss"])
-        if basis.name != self.flag_by:
-            draft.miss(
-                f"Patients flagged by {self.flag_by}", "there is no such score here", "train reference models"
-            )
-        ratio = next(by_name[name] for name in _RATIO if name in by_name)
-        draft.evidence["score"] = _evidence(subject, rows, units, ratio.score, ratio.title)
-        if "difference" in by_name:
-            gap = by_name["difference"].score
-            draft.evidence["severity"] = _evidence(subject, rows, units, gap, f"severity, {unit}")
-            known = np.isfinite(gap)
-            draft.numbers["severity.minus_held_out"] = mean_difference(
-                gap[known], units.patient[known], units.member[known], confidence=self.confidence
-            )
-        known = np.isfinite(basis.score)
-        inside, outside = known & units.member, known & ~units.member
-        p = conformal_p_values(basis.score[inside], basis.score[outside])
-        flagged = benjamini_hochberg(p, self.flag_rate)
-        draft.flagged = units.patient[inside][flagged]
-        n_out = int(np.count_nonzero(outside))
-        try:
-            draft.numbers["memorized_share"] = storey_share(p, n_null=n_out, confidence=self.confidence)
-        except MemguardError as error:
-            draft.miss("Share of members that stand out", f"{error.seen}: {error.why}", error.fix)
-        if 1.0 / (n_out + 1) > self.flag_rate:
-            draft.miss(
-                "Which patients stand out",
-                f"with {n_out} held-out patients no p-value is below 1/{n_out + 1}, and none can be flagged at "
-                f"a false-discovery rate of {self.flag_rate:g}",
-                f"hold out at least {required_held_out(self.flag_rate)} patients",
-            )
-        draft.notes.append(
-            f"Flagged are patients whose score ({basis.title}) stands out among held-out patients, at a "
-            f"false-discovery rate of {self.flag_rate:g} (Benjamini-Hochberg over {len(p)} conformal p-values, "
-            f"none below 1/{n_out + 1})."
-        )
-        if basis.name == "loss":
-            draft.notes.append(
-                "Without references a patient whose record is easy for any model scores like a memorized one."
-            )
-        return basis.name
-
-    def _table(self, attacks: Sequence[Attack], eligible: int, draft: _Draft) -> Table:
-        rates = [key for key in draft.numbers if key.startswith("strongest.tpr")]
-        keys = ["auc", "advantage", *(key.removeprefix("strongest.") for key in rates)]
-        heads = ["AUC", "Advantage", *(f"TPR at FPR {key.removeprefix('tpr_at_fpr_')}" for key in keys[2:])]
-        order = sorted(attacks, key=lambda a: -draft.numbers[f"{a.name}.auc"].value)
-        rows = [
-            [
-                a.title,
-                draft.numbers[f"{a.name}.auc"].n,
-                *(draft.numbers.get(f"{a.name}.{key}") for key in keys),
-            ]
-            for a in order
-        ]
-        strong = [draft.numbers.get(f"strongest.{key}") for key in keys]
-        rows.insert(0, ["Strongest, of each number", draft.numbers["strongest.auc"].n, *strong])
-        if "blind.auc" in draft.numbers:
-            blind = draft.numbers["blind.auc"]
-            rows.append(["No model (records alone)", blind.n, blind, *([None] * (len(keys) - 1))])
-        percent = f"{100 * self.confidence:g} %"
-        return Table(
-            title="Membership attacks, over patients",
-            columns=["Attack", "Patients", *heads],
-            rows=rows,
-            note=(
-                f"Intervals at {percent}, of each attack by itself; those of the first row hold for whichever attack "
-                f"is the strongest (Bonferroni over {eligible} attacks; one that scores few patients cannot be it). "
-                "The advantage is that of the best threshold and above 0 by chance. " + _POOLED
-            ),
-        )
-
-    def _answer(
-        self,
-        draft: _Draft,
-        best: dict[str, Estimate],
-        names: dict[str, str],
-        titles: dict[str, str],
-        basis: str,
-    ) -> str:
-        says = f"The strongest attack on AUC is {titles[names['auc']]}: {best['auc']:.2f}."
-        low = [key for key in best if key.startswith("tpr")]
-        if low:
-            fpr = low[-1].removeprefix("tpr_at_fpr_")
-            says += f" At a false-positive rate of {fpr}, {titles[names[low[-1]]]} finds {best[low[-1]]:.1%} of them."
-        n = len(draft.flagged)
-        return says + f" {n:,} patients stand out by {titles[basis]}." if n else says + " Nobody stands out."
-
-
-@dataclass
-class _Draft:
-    """What has been found so far."""
-
-    numbers: dict[str, Estimate] = field(default_factory=dict)
-    evidence: dict[str, Evidence] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    gaps: list[NotTested] = field(default_factory=list)
-    flagged: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def miss(self, what: str, why: str, fix: str) -> None:
-        self.gaps.append(NotTested(what=what, why=why, fix=fix))
-
-
-def _evidence(subject: Subject, rows: Ints, units: Units, value: NDArray[np.float64], name: str) -> Evidence:
-    """A patient's value and p-value at each of his records that was asked."""
-    known = np.isfinite(value)
-    inside = known & units.member
-    p = np.full(len(units), np.nan)
-    if inside.any() and (known & ~units.member).any():
-        p[inside] = conformal_p_values(value[inside], value[known & ~units.member])
-    place = np.minimum(np.searchsorted(units.patient, subject.patient[rows]), len(units) - 1)
-    mine = (units.patient[place] == subject.patient[rows]) & known[place]
-    return Evidence(name=name, row=rows[mine], value=value[place[mine]], p_value=p[place[mine]])

@@ -22,6 +22,7 @@ __all__ = ["LIRA", "Attack", "loss_attack", "min_k_attack", "reference_attacks",
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_WORST = 745.0  # nats of the smallest probability that is not zero
 LIRA = ("pooled", "per_record", "global")
 
 
@@ -70,12 +71,12 @@ def min_k_attack(units: Units, log_prob: Floats, sequences: Ragged, owner: Ints,
     place[place == len(units)] = 0
     mine = units.patient[place] == owner
     token_owner = place[sequences.rows]
-    real = np.isfinite(log_prob) & mine[sequences.rows]
+    real = ~np.isnan(log_prob) & mine[sequences.rows]
     order = np.argsort(token_owner[real], kind="stable")
     lengths = np.bincount(token_owner[real], minlength=len(units))
     score = np.full(len(units), np.nan)
     if lengths.sum():
-        score = min_k_percent(-log_prob[real][order], lengths, k=k)
+        score = min_k_percent(np.minimum(-log_prob[real][order], _WORST), lengths, k=k)
     return Attack(name="min_k", title=f"Min-K %, K = {k:g}", score=score)
 
 
