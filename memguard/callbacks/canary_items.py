@@ -34,7 +34,7 @@ class CanaryItems(Dataset[Any]):
         canaries: Of sequences or of a table.
         rows: ``(k,)`` which of them.
         make_item: From the codes ``(T,)`` of a canary, or its features and label, and its patient id, to an item.
-        patient_ids: ``(k,)``.
+        ids: ``(k,)`` of patients that are nobody.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class CanaryItems(Dataset[Any]):
         canaries: Canaries | FeatureCanaries,
         rows: ArrayLike,
         make_item: MakeItem,
-        patient_ids: Sequence[Any],
+        ids: Sequence[Any],
     ) -> None:
         self.canaries, self.rows = canaries, np.asarray(rows, dtype=np.int64)
-        self.make_item, self.patient_ids = make_item, list(patient_ids)
+        self.make_item, self.ids = make_item, list(ids)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Any:
-        return self.make_item(_content(self.canaries, int(self.rows[i])), self.patient_ids[i])
+        return self.make_item(_content(self.canaries, int(self.rows[i])), self.ids[i])
 
 
 class WithCanaries(ConcatDataset[Any]):

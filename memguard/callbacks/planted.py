@@ -81,13 +81,14 @@ class PlantedCanaries(pl.LightningDataModule):
         >>> from memguard.records import Ragged, make_canaries
         >>> import torch
         >>> codes = torch.randint(1, 30, (64, 12), generator=torch.Generator().manual_seed(0))
-        >>> data = pl.LightningDataModule.from_datasets(train_dataset=list(codes), batch_size=16)
+        >>> records = torch.utils.data.Subset(list(codes), range(64))
+        >>> data = pl.LightningDataModule.from_datasets(train_dataset=records, batch_size=16)
         >>> canaries = make_canaries(Ragged.from_padded(codes.numpy()), 20)
         >>> planted = PlantedCanaries(data, canaries)
         >>> with warnings.catch_warnings():
         ...     warnings.simplefilter("ignore")  # outside of a fit it says that there are canaries inside
-        ...     (loader,) = planted.train_dataloader()
-        >>> len(loader.dataset) - int(canaries.included.sum()), len(data.train_dataloader()[0].dataset)
+        ...     loader = planted.train_dataloader()
+        >>> len(loader.dataset) - int(canaries.included.sum()), len(data.train_dataloader().dataset)
         (64, 64)
     """
 
@@ -177,6 +178,8 @@ class PlantedCanaries(pl.LightningDataModule):
         included = np.flatnonzero(self.canaries.included)
         ids, theirs = self._ids(dataset, len(included))
         items = CanaryItems(self.canaries, included, self._maker(dataset), theirs)
+        together = WithCanaries(dataset, items, ids)
+        made = (self.make_loader or _like)(together, loader)
         if self.trainer is None or self.trainer.state.fn != "fit":
             warnings.warn(
                 MemguardWarning(
@@ -186,10 +189,8 @@ class PlantedCanaries(pl.LightningDataModule):
                 ),
                 stacklevel=2,
             )
-        together = WithCanaries(dataset, items, ids)
-        made = (self.make_loader or _like)(together, loader)
         if isinstance(given, Mapping):
-            return {name: made for name in given}
+            return dict.fromkeys(given, made)
         return [made] if isinstance(given, list | tuple) else made
 
     # -- for an audit --------------------------------------------------------------------------------------
