@@ -128,7 +128,8 @@ class HFAdapter(CausalAdapter):
 
     def code_vectors(self) -> Floats | None:
         """The input embeddings, ``(V, D)``."""
-        table = self.module.get_input_embeddings()
+        model: Any = self.module
+        table = model.get_input_embeddings()
         if table is None:
             return super().code_vectors()
         vectors: Floats = doubled(table.weight.detach()[: self.vocabulary]).cpu().numpy()
