@@ -118,6 +118,7 @@ class PlantedCanaries(pl.LightningDataModule):
         self.record_to_patient, self.make_loader = record_to_patient, make_loader
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.path: Path | None = None
+        self._ahead: tuple[Any] | None = None
         self._was: Any = datamodule.trainer
         self.prepare_data_per_node = datamodule.prepare_data_per_node
         self.allow_zero_length_dataloader_with_multiple_devices = (
@@ -134,9 +135,18 @@ class PlantedCanaries(pl.LightningDataModule):
     # -- what Lightning calls ------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Set up the user's datamodule, and write down which canaries are included."""
+        """Set up the user's datamodule, and write down which canaries are included.
+
+        Raises:
+            DataError: Items, loaders or ids that canaries cannot be given.
+        """
         self._forward("setup", stage)
         if stage == "fit":
+            # Refused here and not while the Trainer asks for loaders: Lightning changes torch's loader classes for that
+            # time and leaves them changed after an error. The user's loader is asked for once, and used below.
+            self._ahead = None
+            self._ahead = (self._given(),)
+            self._together(_alone(self._ahead[0]))
             home = self.dirpath
             if home is None:
                 root = self.trainer.default_root_dir if self.trainer is not None else "."
@@ -168,22 +178,14 @@ class PlantedCanaries(pl.LightningDataModule):
         Raises:
             DataError: Items, loaders or ids that canaries cannot be given.
         """
-        given = self._forward("train_dataloader")
+        given = self._given()
         loader = _alone(given)
-        if contains_canaries(loader):
-            raise DataError(
-                "a training loader that holds canaries already", "they would be counted twice", "wrap once"
-            )
-        dataset = self._map_style(loader)
-        included = np.flatnonzero(self.canaries.included)
-        ids, theirs = self._ids(dataset, len(included))
-        items = CanaryItems(self.canaries, included, self._maker(dataset), theirs)
-        together = WithCanaries(dataset, items, ids)
+        together = self._together(loader)
         made = (self.make_loader or _like)(together, loader)
         if self.trainer is None or self.trainer.state.fn != "fit":
             warnings.warn(
                 MemguardWarning(
-                    f"{len(included)} canaries in the training loader of {type(self.datamodule).__name__}",
+                    f"{len(together.canary_rows)} canaries in the training loader of {type(self.datamodule).__name__}",
                     "outside of a fit they have no business",
                     "ask the user's own datamodule, which has none",
                 ),
@@ -226,6 +228,25 @@ class PlantedCanaries(pl.LightningDataModule):
                 "let it read the user's own data",
             )
         return found
+
+    def _given(self) -> Any:
+        """The user's training loader: the one that was looked at during setup, once, or a new one."""
+        ahead, self._ahead = self._ahead, None
+        return self._forward("train_dataloader") if ahead is None else ahead[0]
+
+    def _together(self, loader: Any) -> WithCanaries:
+        """The user's data set with the included canaries; checks all that can be refused."""
+        if contains_canaries(loader):
+            raise DataError(
+                "a training loader that holds canaries already", "they would be counted twice", "wrap once"
+            )
+        dataset = self._map_style(loader)
+        if self.make_loader is None:
+            _refuse(loader)
+        included = np.flatnonzero(self.canaries.included)
+        ids, theirs = self._ids(dataset, len(included))
+        items = CanaryItems(self.canaries, included, self._maker(dataset), theirs)
+        return WithCanaries(dataset, items, ids)
 
     def _maker(self, dataset: Any) -> MakeItem:
         return self.make_item or item_maker(dataset, self.canaries, field=self.field, pad=self.pad)
@@ -279,20 +300,22 @@ def _alone(loaders: Any) -> Any:
     return loaders
 
 
-def _like(dataset: Dataset[Any], loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A plain loader of another data set, drawn, batched and worked on as the user's is."""
+def _refuse(loader: DataLoader[Any]) -> None:
+    """Refuse a loader whose draws a plain one cannot repeat."""
     sampler, batches = loader.sampler, loader.batch_sampler
     in_order = type(sampler) is SequentialSampler
     at_random = type(sampler) is RandomSampler and sampler._num_samples is None and not sampler.replacement
-    if (
-        type(loader) is not DataLoader
-        or not (in_order or at_random)
-        or type(batches) not in (BatchSampler, type(None))
-    ):
+    plain = type(loader) is DataLoader and type(batches) in (BatchSampler, type(None))
+    if not (plain and (in_order or at_random)):
         parts = " with a ".join(
             type(part).__name__ for part in (loader, sampler, batches) if part is not None
         )
         raise DataError(f"a {parts}", "it is not certain how canaries would be drawn", _HOW)
+
+
+def _like(dataset: Dataset[Any], loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A plain loader of another data set, drawn, batched and worked on as the user's is."""
+    sampler = loader.sampler
     drawn: Any = (
         RandomSampler(dataset, generator=sampler.generator)  # type: ignore[arg-type]
         if isinstance(sampler, RandomSampler)
@@ -303,6 +326,6 @@ def _like(dataset: Dataset[Any], loader: DataLoader[Any]) -> DataLoader[Any]:
         *("generator", "prefetch_factor", "persistent_workers", "pin_memory_device", "in_order"),
     )
     settings: dict[str, Any] = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
-    if batches is not None:
+    if loader.batch_sampler is not None:
         settings["drop_last"] = loader.drop_last
     return DataLoader(dataset, batch_size=loader.batch_size, sampler=drawn, **settings)
