@@ -77,7 +77,9 @@ class Setting:
     stratum: np.ndarray
 
 
-def audit_of(world: World, adapters: list[ModelAdapter], target: int, n_references: int | None = None) -> Setting:
+def audit_of(
+    world: World, adapters: list[ModelAdapter], target: int, n_references: int | None = None
+) -> Setting:
     """Model ``target`` with its members and the patients that it never saw."""
     inside = world.inside[target]
     return _setting(world, adapters, target, np.flatnonzero(inside), np.flatnonzero(~inside), n_references)

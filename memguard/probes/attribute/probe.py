@@ -119,18 +119,8 @@ class AttributeProbe:
             fix = "pass names of tokens, or sensitive= with truth values"
             return self._nothing(NotTested(what="everything", why=why, fix=fix), kinds.notes)
         found, gaps, category_keys = self._codes(subject, asked, budget, kinds, deadline)
-        judged = {
-            each.k: judge(
-                each.score[known],
-                each.patient[known],
-                each.member[known],
-                each.inferable(self.alpha, self.least_inference)[known],
-                alpha=self.alpha,
-                rate=self.rate,
-            )
-            for each in found
-            if (known := np.isfinite(each.score)).any()
-        }
+        pairs = {each.k: self._judge(each) for each in found}
+        judged = {k: pair[0] for k, pair in pairs.items() if pair is not None}
         found = [each for each in found if each.k in judged]
         full = budget.size == "full"
         ahead, more = look_ahead(
@@ -177,6 +167,28 @@ class AttributeProbe:
             not_tested=gaps,
             seconds=time.monotonic() - began,
         )
+
+    def examined(self, subject: Subject, asked: Asked, budget: Budget) -> list[tuple[Examined, Judged, Ints]]:
+        """Both axes by k, the verdicts of patients, and the positions of the codes that these are about."""
+        if asked.target is None:
+            return []
+        kinds = categories_of(subject, asked.target.vocabulary, self.sensitive, self.categories, self.tiers)
+        found, _, _ = self._codes(subject, asked, budget, kinds, deadline_of(budget.seconds))
+        return [(each, *pair) for each in found if (pair := self._judge(each)) is not None]
+
+    def _judge(self, each: Examined) -> tuple[Judged, Ints] | None:
+        known = np.flatnonzero(np.isfinite(each.score))
+        if not len(known):
+            return None
+        verdict = judge(
+            each.score[known],
+            each.patient[known],
+            each.member[known],
+            each.inferable(self.alpha, self.least_inference)[known],
+            alpha=self.alpha,
+            rate=self.rate,
+        )
+        return verdict, known
 
     def _codes(
         self, subject: Subject, asked: Asked, budget: Budget, kinds: Categories, deadline: float | None
