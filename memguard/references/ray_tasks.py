@@ -50,6 +50,8 @@ def on_ray(options: Mapping[str, Any] | None = None, workers: int | None = None)
 def _train(
     options: dict[str, Any], workers: int | None, jobs: list[Job], step: Step
 ) -> Iterator[tuple[Job, Trained]]:
+    if not jobs:
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported, or started
     try:
         import ray
@@ -84,8 +86,6 @@ def _same_paths() -> Iterator[None]:
 
 
 def _tasks(ray: Any, options: dict[str, Any], jobs: list[Job], step: Step) -> Iterator[tuple[Job, Trained]]:
-    if not jobs:
-        return
     task = ray.remote(**{"num_cpus": 1, **options})(_fit)
     shared = ray.put((jobs[0].factory, jobs[0].data, jobs[0].settings))
     place = _Place.here()

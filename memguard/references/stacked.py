@@ -127,6 +127,19 @@ class Stack:
             Batches trained on.
         """
         batches = [(k, self.place[k], self._next(k)) for k in self.active]
+        self.take(batches)
+        first = self.active[0]
+        ended = {k: self._ended(k) for k in self.active}
+        self.schedule.ended(self.place[first] or self.jobs[first].batches, self.epochs[first], ended[first])
+        self._finish()
+        return len(batches)
+
+    def take(self, batches: list[tuple[int, int, Any]]) -> None:
+        """Move the weights by one step.
+
+        Args:
+            batches: Number of a model, place in its epoch, and its batch.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         for group in _alike(batches):
             self._backward(group)
@@ -138,11 +151,6 @@ class Stack:
                 {key: value for key, value in theirs.items() if key not in ("params", "fused", "foreach")}
             )
         self.optimizer.step()
-        first = self.active[0]
-        ended = {k: self._ended(k) for k in self.active}
-        self.schedule.ended(self.place[first] or self.jobs[first].batches, self.epochs[first], ended[first])
-        self._finish()
-        return len(batches)
 
     def losses(self, batches: list[tuple[int, int, Any]]) -> Tensor:
         """Loss of each model on a batch of its own, all of one shape."""

@@ -60,6 +60,13 @@ class Tied(Net):
         return self.net(x * self.scale)
 
 
+class Broken(Net):
+    """Fails in its first step."""
+
+    def training_step(self, batch, batch_idx):
+        raise ValueError("no such column")
+
+
 def records(n: int = 40, seed: int = 0):
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32))

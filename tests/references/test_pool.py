@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from _models import SETTINGS, Net, Tied, data, same, sides
+from _models import SETTINGS, Broken, Net, Tied, data, same, sides
 from torch.nn import functional as F
 
 from memguard.errors import MemguardWarning, ReferenceModelError
@@ -137,10 +137,6 @@ def test_a_mask_that_divides_a_patient_is_refused():
 
 
 def test_what_cannot_be_trained_says_why():
-    class Broken(Net):
-        def training_step(self, batch, batch_idx):
-            raise ValueError("no such column")
-
     with pytest.raises(ReferenceModelError, match="no such column"):
         pool(Broken, k=2, backend="auto")
     with pytest.raises(ReferenceModelError, match="gives Linear"):
