@@ -6,7 +6,6 @@ from memguard.report.audit.card import model_card
 from memguard.report.audit.data import SCHEMA, AuditReport
 from memguard.report.audit.files import load, save
 from memguard.report.audit.gates import Gate, GateResult, evaluate
-from memguard.report.audit.groups import strata_of
 from memguard.report.audit.markdown import render_markdown
 from memguard.report.audit.page import render_audit_page
 from memguard.report.audit.parts import (
@@ -58,7 +57,6 @@ __all__ = [
     "render_markdown",
     "save",
     "side_of",
-    "strata_of",
     "tails_of",
     "threats_of",
     "write_answers",

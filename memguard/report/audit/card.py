@@ -91,14 +91,8 @@ def _text(report: AuditReport, said: Any) -> list[str]:
     head = ("test", "number", "value", "interval", "without a leak", "n", "flagged")
     lines = ["### Privacy audit", ""]
     lines += [line for one in said.alarms for line in (f"> **Alarm.** {escape_markdown(one)}", "")]
-    lines += [
-        escape_markdown(said.headline),
-        "",
-        escape_markdown(said.scope),
-        "",
-        escape_markdown(said.untested),
-        "",
-    ]
+    lines += [escape_markdown(said.headline), "", *(f"- {escape_markdown(one)}" for one in said.findings), ""]
+    lines += [escape_markdown(said.scope), "", escape_markdown(said.untested), ""]
     if rows:
         lines += [markdown_table(head, rows, frozenset({0, 1})), ""]
     if report.claim is not None:

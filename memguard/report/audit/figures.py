@@ -48,8 +48,8 @@ def lines_figure(curve: Lines, colors: Mapping[str, str]) -> Figure:
 
     picture = Figure(figsize=(6.4, 4.0))
     axes = picture.subplots()
-    axes.set_xlabel(curve.x)
-    axes.set_ylabel(curve.y)
+    axes.set_xlabel(_label(curve.x))
+    axes.set_ylabel(_label(curve.y))
     axes.grid(axis="both" if curve.log else "y")
     shown = {name: _drawable(curve.lines[name], curve.log) for name in list(curve.lines)[:MOST_LINES]}
     looks = iter(_LOOKS)
@@ -71,10 +71,10 @@ def lines_figure(curve: Lines, colors: Mapping[str, str]) -> Figure:
         elif band:
             axes.plot([band[0][0]] * 2, list(band[0][1:]), color=colors[color], linewidth=4, alpha=0.4)
         axes.plot(
-            [x for x, _ in points], [y for _, y in points], label=name, color=colors[color], linestyle=dash,
+            [x for x, _ in points], [y for _, y in points], label=_label(name), color=colors[color], linestyle=dash,
             linewidth=1.7, marker=marker if len(points) <= 24 else "", ms=4,
         )  # fmt: skip
-    if curve.log:
+    if curve.log and any(shown.values()):
         _log_axes(axes, list(shown.values()), colors, chance=_of_rates(curve))
     names = len(axes.get_legend_handles_labels()[1])
     if names:
@@ -91,6 +91,12 @@ def lines_figure(curve: Lines, colors: Mapping[str, str]) -> Figure:
         )
     picture.subplots_adjust(left=0.12, right=0.97, top=0.96, bottom=0.14)
     return picture
+
+
+def _label(text: str) -> str:
+    """Text that Matplotlib draws as it is: no formulas, one line, and never hidden for its first letter."""
+    text = " ".join(text.split()).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _of_rates(curve: Lines) -> bool:
@@ -112,8 +118,6 @@ def _log_axes(
     axes.minorticks_off()
     x = [x for points in drawn for x, _ in points]
     y = [y for points in drawn for _, y in points]
-    if not x:
-        return
     if chance:
         low = min(x)
         axes.plot(
@@ -158,7 +162,7 @@ def forest_figure(
         one = row.estimate
         if one is None or not math.isfinite(one.value):
             axes.annotate(
-                row.note or "no number", (0.01, i), xycoords=("axes fraction", "data"), va="center",
+                _label(row.note or "no number"), (0.01, i), xycoords=("axes fraction", "data"), va="center",
                 color=colors["muted"], fontsize=8.5,
             )  # fmt: skip
             continue
@@ -170,7 +174,7 @@ def forest_figure(
             [one.value], [i], color=colors["leak" if above else "ink"], marker="D" if above else "o", ms=6,
             markerfacecolor=colors["leak"] if above else colors["paper"],
         )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [row.stratum for row in rows])
+    axes.set_yticks(range(len(rows)), [_label(row.stratum) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=colors["ink"])
     longest = max((len(row.stratum) for row in rows), default=1)
@@ -212,7 +216,7 @@ def axes_figure(axes: TwoAxes, colors: Mapping[str, str]) -> Figure:
         total = sum(n for row in rows for n in row if n) or 1
         dots = [(i, j, n / total) for j, row in enumerate(rows) for i, n in enumerate(row) if n]
         few = [(i, j) for j, row in enumerate(rows) for i, n in enumerate(row) if n is None]
-        panel.set_title(side)
+        panel.set_title(_label(side))
         panel.grid()
         panel.scatter(
             [_middle(axes.x_edges, i) for i, *_ in dots], [_middle(axes.y_edges, j) for _, j, _ in dots],
@@ -224,8 +228,8 @@ def axes_figure(axes: TwoAxes, colors: Mapping[str, str]) -> Figure:
         )  # fmt: skip
         if axes.y_edges[0] < 0 < axes.y_edges[-1]:
             panel.axhline(0, color=colors["ink"], linewidth=1, linestyle=(0, (1.2, 2)))
-        panel.set_xlabel(axes.x)
-    panels[0].set_ylabel(axes.y)
+        panel.set_xlabel(_label(axes.x))
+    panels[0].set_ylabel(_label(axes.y))
     panels[0].set_xlim(axes.x_edges[0], axes.x_edges[-1])
     panels[0].set_ylim(axes.y_edges[0], axes.y_edges[-1])
     picture.subplots_adjust(left=0.09, right=0.98, top=0.92, bottom=0.13, wspace=0.08)

@@ -18,6 +18,7 @@ __all__ = ["answers", "data", "finding_chapter", "gap_table", "given", "purpose"
 _IN_WORDS = {
     "found": "more than without a leak",
     "nothing above chance": "not told from chance",
+    "not judged": "described, not judged",
     "not measured": "not measured",
 }
 
@@ -76,7 +77,7 @@ def finding_chapter(report: AuditReport) -> Chapter:
     ]
     blocks: list[Block] = []
     if report.sections:
-        judged = sum(finding(section) != "not measured" for section in report.sections)
+        judged = sum(finding(section) in ("found", "nothing above chance") for section in report.sections)
         chance = (
             f" With {judged} tests judged by intervals of 95 %, {0.025 * judged:.2g} of them would be found by "
             "chance on average where nothing leaks."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from memguard.attacks.estimate import Estimate
 from memguard.report.audit.blocks import Block, Chapter, Figure, Para, TableBlock
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.figures import forest_figure
@@ -114,8 +115,8 @@ def strata(report: AuditReport) -> Chapter:
 def _forest(i: int, rows: list[Stratum], report: AuditReport) -> Figure:
     first = rows[0]
     title = f"{named(first.probe)}: {named(first.number)} in each group"
-    whole = next((s.numbers.get(first.number) for s in report.sections if s.probe == first.probe), None)
-    overall = whole.estimate.value if whole is not None else None
+    whole = _everybody(first, report)
+    overall = None if whole is None else whole.value
     return Figure(
         name=f"forest-{i}",
         title=title,
@@ -128,6 +129,13 @@ def _forest(i: int, rows: list[Stratum], report: AuditReport) -> Figure:
     )
 
 
+def _everybody(row: Stratum, report: AuditReport) -> Estimate | None:
+    """The same number among all patients, where the test on subgroups or the probe itself has it."""
+    found = report.numbers()
+    names = (f"subgroups.{row.probe}.everybody.{row.number}", f"{row.probe}.{row.number}")
+    return next((found[name].estimate for name in names if name in found), None)
+
+
 def _rows(title: str, rows: list[Stratum], min_cell: int, most: int) -> TableBlock:
     body = [
         (
@@ -137,7 +145,8 @@ def _rows(title: str, rows: list[Stratum], min_cell: int, most: int) -> TableBlo
             lies(row.estimate, row.null) or DASH,
             cell(row.n_members, min_cell),
             cell(row.n_held_out, min_cell),
-            row.note or (DASH if row.estimate is None else row.estimate.method),
+            "; ".join(part for part in (row.note, row.estimate.method if row.estimate else "") if part)
+            or DASH,
         )
         for row in rows
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 
 from memguard.report.audit.blocks import Block, Bullets, Chapter, Facts, Figure, Heading, Para, TableBlock
@@ -146,12 +147,16 @@ def _line_table(curve: Lines, most: int) -> TableBlock:
         for x, y in shown:
             ends = band.get(x)
             between = DASH if ends is None else f"[{figure(ends[0])}, {figure(ends[1])}]"
-            rows.append((name, f"{x:.4g}", f"{y:.4g}", between))
+            rows.append((name, _point(x), _point(y), between))
     head = ("line", curve.x, curve.y, "interval")
     note = "" if whole else "Every second, third ... point of long lines; report.json has all."
     if not curve.bands:
         head, rows = head[:3], [row[:3] for row in rows]  # type: ignore[assignment, misc]
     return TableBlock(f"{curve.title.rstrip('.')}: the points.", head, rows, note=note, folded=True)
+
+
+def _point(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else figure(value)
 
 
 def _axes(name: str, axes: TwoAxes, min_cell: int) -> Figure:

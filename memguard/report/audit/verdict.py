@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from memguard.report.audit.data import AuditReport
@@ -46,22 +47,28 @@ class AuditVerdict:
 
 
 def finding(section: Section) -> str:
-    """What one test found, as a rule gives it: ``"found"``, ``"nothing above chance"`` or ``"not measured"``.
+    """What one test found, as a rule gives it.
 
     Args:
         section: Of the test.
+
+    Returns:
+        ``"found"``, ``"nothing above chance"``, ``"not judged"`` where it has numbers of which none decides, or
+        ``"not measured"``.
 
     Example:
         >>> finding(Section(probe="membership", question="?"))
         'not measured'
     """
     deciding = section.deciding
-    measured = (
-        deciding is not None and deciding.null is not None and deciding.estimate.low == deciding.estimate.low
-    )
-    if (measured and deciding is not None and deciding.above) or section.n_flagged:
+    if deciding is not None and (deciding.null is None or math.isnan(deciding.estimate.low)):
+        deciding = None
+    if (deciding is not None and deciding.above) or section.n_flagged:
         return "found"
-    return "nothing above chance" if measured or section.n_flagged == 0 else "not measured"
+    if deciding is not None or section.n_flagged == 0:
+        return "nothing above chance"
+    some = any(math.isfinite(number.estimate.value) for number in section.numbers.values())
+    return "not judged" if some or section.tables or section.curves else "not measured"
 
 
 def audit_verdict(report: AuditReport) -> AuditVerdict:
@@ -78,7 +85,9 @@ def audit_verdict(report: AuditReport) -> AuditVerdict:
         'Nothing was measured: no test ran, so this report neither accuses nor clears the model.'
     """
     by = {section.probe: finding(section) for section in report.sections}
-    measured = [section for section in report.sections if by[section.probe] != "not measured"]
+    measured = [
+        section for section in report.sections if by[section.probe] in ("found", "nothing above chance")
+    ]
     found = [section for section in measured if by[section.probe] == "found"]
     return AuditVerdict(
         headline=_headline(report, len(measured), len(found)),
