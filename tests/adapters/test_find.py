@@ -154,8 +154,10 @@ def test_language_models_and_meds_eic_ar_are_recognized():
 
     model = made_hf(gpt2)
     example = sequences(2, 9, 12, shortest=3)
-    stated = [float(model.eval()(torch.as_tensor(row[None].astype(np.int64)), labels=torch.as_tensor(
-        row[None].astype(np.int64))).loss) for row in (example[i] for i in range(9))]  # fmt: skip
+    model.eval().loss_type = "ForCausalLM"
+    with torch.no_grad():
+        rows = [torch.as_tensor(example[i].astype(np.int64))[None] for i in range(9)]
+        stated = [float(model(row, labels=row).loss) for row in rows]
     found = find_adapter(nn.ModuleDict({"language": model}), V, example, loss=stated)
     assert (
         found.why
