@@ -35,8 +35,9 @@ class Breakdown:
 
     Attributes:
         table: One row a stratum, and one for all.
-        numbers: ``<stratum>.minus_held_out``, ``<stratum>.auc``, ``<stratum>.flag_share``, ``<stratum>.minus_rest``
-            and ``<stratum>.enrichment``, as far as the cells allow.
+        numbers: ``<stratum>.minus_held_out``, ``<stratum>.auc``, ``<stratum>.minus_rest``, ``<stratum>.flag_share``,
+            ``<stratum>.enrichment`` (of the flags) and ``<stratum>.worst_enrichment`` (of the members with the largest
+            values), as far as the cells allow.
         not_tested: Strata about which nothing can be said.
     """
 
@@ -102,6 +103,7 @@ def breakdown(
     *,
     flagged: Ints | None = None,
     rate: float = 0.1,
+    worst: float = 0.05,
     confidence: float = 0.95,
     min_cell: int = MIN_CELL,
 ) -> Breakdown:
@@ -117,6 +119,8 @@ def breakdown(
         strata: Name -> ``(N + M,)``; those of the subject if omitted. They may overlap.
         flagged: Codes of flagged patients; those of `flagged_patients` if omitted.
         rate: False-discovery rate of the flags.
+        worst: Share of the members, those with the largest values, whose strata are counted too: where a model knows
+            nearly everybody, flags fall on everybody and say nothing of who is known best.
         confidence: Of the intervals of a column together.
         min_cell: With fewer members (or other members) a stratum is left out; with fewer held-out patients it is
             compared with all held-out patients, which the table says.
@@ -179,11 +183,16 @@ def breakdown(
             fix="ask more of them",
         )
         return Breakdown(table=Table(title=title, columns=["Stratum"], rows=[]), not_tested=(few,))
+    n_worst = max(round(worst * n_in), 1)
+    cut = np.sort(everyone.value[everyone.member])[-n_worst]
+    top = everyone.member & (everyone.value >= cut)  # ties together
     numbers: dict[str, Estimate] = {}
     gaps: list[NotTested] = []
     rows: list[list[str | int | Estimate | None]] = []
     level = 1.0 - (1.0 - confidence) / max(len(groups), 1)
     how = f", Bonferroni over {len(groups)} strata" if len(groups) > 1 else ""
+
+    how_worst = f", the {100 * worst:g} % of members with the largest values"
 
     def keep(name: str, key: str, found: Estimate, many: bool) -> Estimate:
         if many:
@@ -201,7 +210,7 @@ def breakdown(
             who = "in" if members < min_cell else "outside"
             seen = _cell(members if who == "in" else rest, min_cell)
             gaps.append(NotTested(what=f"Stratum {name}", why=f"{seen} members {who} it", fix=""))
-            rows.append([name, _cell(members, min_cell), _cell(strangers, min_cell), *([None] * 5)])
+            rows.append([name, _cell(members, min_cell), _cell(strangers, min_cell), *([None] * 6)])
             return
         alone = strangers < min_cell
         if alone and inside is not None:
@@ -223,7 +232,14 @@ def breakdown(
             share = keep(name, "flag_share", _proportion(k, members, at), many)
             if inside is not None and total:
                 rich = keep(name, "enrichment", enrichment(k, total, members, n_in, confidence=at), many)
-        rows.append([*line, share, rich])
+        most = None
+        if inside is not None:
+            hits = int((top & inside).sum())
+            most = enrichment(hits, int(top.sum()), members, n_in, confidence=at)
+            most = keep(
+                name, "worst_enrichment", dataclasses.replace(most, method=most.method + how_worst), many
+            )
+        rows.append([*line, share, rich, most])
 
     for name, mask in groups.items():
         belongs = np.zeros(len(code), dtype=np.bool_)
@@ -235,10 +251,15 @@ def breakdown(
         f"Patients, the mean of their records. Intervals hold at {100 * confidence:g} %{together} (Bonferroni), for "
         f"each column by itself. Cells under {min_cell} patients are suppressed."
     )
+    note += (
+        f" Worst: the stratum's share of the {100 * worst:g} % of members with the largest values, over its share of "
+        "the members."
+    )
     if known_flags:
+        total = int(everyone.flagged[everyone.member].sum())
         note += (
-            f" Flags at a false-discovery rate of {rate:g} over all members; enrichment is the stratum's share of the "
-            "flags over its share of the members."
+            f" Flags at a false-discovery rate of {rate:g} over all members; enrichment is the same ratio of the flags"
+            + (f", here at most {n_in / total:.1f}." if total else ".")
         )
     columns = [
         "Stratum",
@@ -249,6 +270,7 @@ def breakdown(
         "Against the rest",
         "Flagged",
         "Enrichment",
+        "Worst",
     ]
     return Breakdown(
         table=Table(title=title, columns=columns, rows=rows, note=note),

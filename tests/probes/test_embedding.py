@@ -175,7 +175,7 @@ def test_without_references_the_second_null_is_missing(k):
     mask = np.ones((k, 300), bool)
     found = LINEAR.run(subject, asked(Bag(), [Bag(1)] * k, mask, 300), Budget())
     assert "hiv.reference_minus_held_out" not in found.numbers
-    assert any("eference" in gap.what for gap in found.not_tested)
+    assert any("reference" in gap.what.lower() for gap in found.not_tested)
 
 
 @pytest.mark.parametrize(("rate", "held_out"), [(0.02, 150), (0.25, 10), (0.25, 1)])
@@ -223,6 +223,8 @@ def test_categories_that_are_no_tokens():
     subject, _ = cohort(7)
     with pytest.raises(DataError, match="token 99"):
         EmbeddingProbe(categories={"x": [99]}).run(subject, asked(Bag(), n=300), Budget())
+    with pytest.raises(DataError, match=r"shape \(40, 2\)"):
+        EmbeddingProbe(categories={"x": np.ones((V, 2), bool)}).run(subject, asked(Bag(), n=300), Budget())
 
 
 def test_a_light_budget_and_a_short_model():

@@ -92,6 +92,18 @@ def test_share_of_flags_and_enrichment():
     assert "unique.flag_share" not in breakdown(whole(np.arange(500.0)), subject, {"unique": unique}).numbers
 
 
+def test_where_everybody_is_flagged_the_worst_still_tell():
+    subject = cohort(200, 50)
+    unique = np.zeros(250, bool)
+    unique[:8] = unique[200:206] = True
+    value = np.arange(250.0)[::-1] + 1000.0 * subject.member
+    found = breakdown(whole(value), subject, {"unique": unique}, flagged=np.arange(200))
+    assert found.numbers["unique.enrichment"].value == 1.0 and "at most 1.0" in found.table.note
+    assert found.numbers["unique.worst_enrichment"].value == pytest.approx((8 / 10) / (8 / 200))
+    tied = breakdown(whole(np.ones(250)), subject, {"unique": unique})
+    assert tied.numbers["unique.worst_enrichment"].value == 1.0
+
+
 def test_enrichment_covers_one_where_flags_fall_evenly():
     rng, outside = np.random.default_rng(0), 0
     for _ in range(400):
@@ -109,7 +121,7 @@ def test_small_cells(members, held_out):
     found = breakdown(whole(value), subject, {"few": mask})
     row = found.table.rows[0]
     if members < 5:
-        assert row[1] == ("<5" if members else "0") and row[3:] == [None] * 5
+        assert row[1] == ("<5" if members else "0") and row[3:] == [None] * 6
         assert not any(key.startswith("few.") for key in found.numbers)
         assert str(members) not in found.not_tested[0].why or members == 0
     else:

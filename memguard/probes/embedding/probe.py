@@ -175,6 +175,13 @@ class EmbeddingProbe:
             notes = list(found.notes)
         else:
             given, notes = {name: np.asarray(tokens) for name, tokens in self.categories.items()}, []
+        for name, tokens in given.items():
+            if tokens.ndim != 1:
+                raise DataError(
+                    f"category {name!r} of shape {tokens.shape}",
+                    "other codes would be taken for sensitive",
+                    "pass the numbers of its tokens, or one truth value for each token",
+                )
         codes = subject.sequences.values
         size = max(
             vocabulary, int(codes.max(initial=-1)) + 1, *(len(v) for v in given.values() if v.dtype == bool)
