@@ -101,6 +101,8 @@ def test_words_that_nobody_may_say(one):
         ("membership.flagged.n < 2000", "passes"),
         ("attribute.k20.memorized.minus_held_out.low > -.5", "fails"),
         ("epsilon.membership.low > 1.2", "fails"),
+        ("membership.auc.in_rare_code.low > .5", "fails"),
+        ("membership.auc.in_age_75_and_over.low > .9", "passes"),
         ("membership.auc.in_rare code.low > .5", None),
         ("membership.loss.auc.high > .5 and membership.lira.auc.high > .9", "passes"),
         ("membership.loss.auc.high > .9 OR membership.lira.auc.high > .6", "fails"),
@@ -189,6 +191,6 @@ def test_numbers_of_a_report_have_the_names_of_the_probes():
     names = report().numbers()
     assert {f"membership.{name}" for name in found()[0].numbers} <= set(names)
     assert names["membership.flagged"].estimate.n == 2000
-    assert names["membership.auc.in_rare code"].estimate.value == 0.81
+    assert names["membership.auc.in_rare_code"].estimate.value == 0.81
     assert "trajectory.flagged" not in names
     assert from_probe(found()[3], subject()).n_flagged is None

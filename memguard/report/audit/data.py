@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,7 @@ class AuditReport:
         """``"probe.number"`` -> number, for gates and loggers; counts of flagged patients and epsilons too.
 
         Also ``"probe.flagged"`` (a count among ``n`` ranked patients), ``"probe.in_stratum.name"`` and
-        ``"epsilon.probe"`` (its ``low`` is the bound; nothing bounds it above).
+        ``"epsilon.probe"`` (its ``low`` is the bound; nothing bounds it above). Spaces in names become ``_``.
         """
         found: dict[str, Number] = {}
         for section in self.sections:
@@ -144,7 +145,7 @@ class AuditReport:
                 found.setdefault(name, Number(estimate=row.estimate, null=row.null))
         for bound in self.shown:
             found.setdefault(f"epsilon.{bound.probe}", Number(estimate=_bound(bound), null=0.0))
-        return found
+        return {re.sub(r"\s+", "_", name): number for name, number in found.items()}
 
     def gaps(self) -> Iterator[Gap]:
         """Everything that was not tested: of the audit, then of its probes."""
