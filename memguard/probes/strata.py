@@ -36,8 +36,8 @@ class Breakdown:
     Attributes:
         table: One row a stratum, and one for all.
         numbers: ``<stratum>.minus_held_out``, ``<stratum>.auc``, ``<stratum>.minus_rest``, ``<stratum>.flag_share``,
-            ``<stratum>.enrichment`` (of the flags) and ``<stratum>.worst_enrichment`` (of the members with the largest
-            values), as far as the cells allow.
+            ``<stratum>.enrichment`` (of the flags) and ``<stratum>.worst_enrichment`` (of the flagged members with the
+            largest values), as far as the cells allow.
         not_tested: Strata about which nothing can be said.
     """
 
@@ -119,8 +119,8 @@ def breakdown(
         strata: Name -> ``(N + M,)``; those of the subject if omitted. They may overlap.
         flagged: Codes of flagged patients; those of `flagged_patients` if omitted.
         rate: False-discovery rate of the flags.
-        worst: Share of the members, those with the largest values, whose strata are counted too: where a model knows
-            nearly everybody, flags fall on everybody and say nothing of who is known best.
+        worst: Of the flagged members, those with the largest values are counted too, up to this share of the members:
+            where a model knows nearly everybody, flags fall on everybody and say nothing of who is known best.
         confidence: Of the intervals of a column together.
         min_cell: With fewer members (or other members) a stratum is left out; with fewer held-out patients it is
             compared with all held-out patients, which the table says.
@@ -134,6 +134,8 @@ def breakdown(
     Guarantees:
         Held-out patients of the same stratum are the right comparison: what makes a stratum hard or easy for any
         model cancels. Where all held-out patients stand in, it does not, and a difference may be the stratum itself.
+        Enrichments speak of members alone: a stratum whose values scatter widely leads a ranking even where nothing is
+        memorized. They are given of flagged patients only, and are no evidence of memorization beyond the flags.
         Suppression hides a cell, not what differences between overlapping strata give away.
 
     References:
@@ -183,16 +185,19 @@ def breakdown(
             fix="ask more of them",
         )
         return Breakdown(table=Table(title=title, columns=["Stratum"], rows=[]), not_tested=(few,))
-    n_worst = max(round(worst * n_in), 1)
-    cut = np.sort(everyone.value[everyone.member])[-n_worst]
-    top = everyone.member & (everyone.value >= cut)  # ties together
+    top = everyone.member & everyone.flagged
+    if (
+        top.any()
+    ):  # of the flagged alone: where nothing is memorized, strata whose values scatter lead any ranking
+        n_worst = min(max(round(worst * n_in), 1), int(top.sum()))
+        top &= everyone.value >= np.sort(everyone.value[top])[-n_worst]  # ties together
     numbers: dict[str, Estimate] = {}
     gaps: list[NotTested] = []
     rows: list[list[str | int | Estimate | None]] = []
     level = 1.0 - (1.0 - confidence) / max(len(groups), 1)
     how = f", Bonferroni over {len(groups)} strata" if len(groups) > 1 else ""
 
-    how_worst = f", the {100 * worst:g} % of members with the largest values"
+    how_worst = f", flagged and the largest values of {100 * worst:g} % of the members"
 
     def keep(name: str, key: str, found: Estimate, many: bool) -> Estimate:
         if many:
@@ -233,7 +238,7 @@ def breakdown(
             if inside is not None and total:
                 rich = keep(name, "enrichment", enrichment(k, total, members, n_in, confidence=at), many)
         most = None
-        if inside is not None:
+        if inside is not None and top.any():
             hits = int((top & inside).sum())
             most = enrichment(hits, int(top.sum()), members, n_in, confidence=at)
             most = keep(
@@ -251,15 +256,12 @@ def breakdown(
         f"Patients, the mean of their records. Intervals hold at {100 * confidence:g} %{together} (Bonferroni), for "
         f"each column by itself. Cells under {min_cell} patients are suppressed."
     )
-    note += (
-        f" Worst: the stratum's share of the {100 * worst:g} % of members with the largest values, over its share of "
-        "the members."
-    )
     if known_flags:
         total = int(everyone.flagged[everyone.member].sum())
         note += (
             f" Flags at a false-discovery rate of {rate:g} over all members; enrichment is the same ratio of the flags"
             + (f", here at most {n_in / total:.1f}." if total else ".")
+            + f" Worst: the same ratio of those flagged members who have the largest values, {100 * worst:g} % of all."
         )
     columns = [
         "Stratum",

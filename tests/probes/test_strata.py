@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from memguard.attacks.conformal import conformal_p_values
 from memguard.errors import DataError
 from memguard.probes.result import Evidence
 from memguard.probes.strata import MIN_CELL, breakdown, default_strata, enrichment, flagged_patients
@@ -100,8 +101,24 @@ def test_where_everybody_is_flagged_the_worst_still_tell():
     found = breakdown(whole(value), subject, {"unique": unique}, flagged=np.arange(200))
     assert found.numbers["unique.enrichment"].value == 1.0 and "at most 1.0" in found.table.note
     assert found.numbers["unique.worst_enrichment"].value == pytest.approx((8 / 10) / (8 / 200))
-    tied = breakdown(whole(np.ones(250)), subject, {"unique": unique})
+    tied = breakdown(whole(np.ones(250)), subject, {"unique": unique}, flagged=np.arange(200))
     assert tied.numbers["unique.worst_enrichment"].value == 1.0
+    some = breakdown(whole(value), subject, {"unique": unique}, flagged=np.arange(4, 8))
+    assert some.numbers["unique.worst_enrichment"].value == some.numbers["unique.enrichment"].value == 25
+
+
+def test_a_stratum_that_scatters_is_not_called_the_worst_where_nothing_was_learned():
+    """By rank alone it leads: its values are the largest of both sides."""
+    shown = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        subject = cohort(200, 200)
+        wild = np.arange(400) % 10 == 0
+        value = rng.normal(size=400) * np.where(wild, 5.0, 1.0)
+        p = np.full(400, np.nan)
+        p[:200] = conformal_p_values(value[:200], value[200:])
+        shown += "wild.worst_enrichment" in breakdown(whole(value, p), subject, {"wild": wild}).numbers
+    assert stats.binom.sf(shown - 1, 60, 0.1) > 0.005
 
 
 def test_enrichment_covers_one_where_flags_fall_evenly():
