@@ -90,7 +90,9 @@ def _rates(verdict: Judged, stratum: np.ndarray) -> Rates:
         planted_inferred=share(verdict.inferable, planted),
         called=share(memorized, member),
         any_flag=bool(verdict.flagged.any()),
-        auc=auc(verdict.score[both], planted[both]).value,
+        auc=auc(verdict.score[both], planted[both]).value
+        if planted.any() and inferable.any()
+        else float("nan"),
     )
 
 

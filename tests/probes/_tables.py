@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class TableModel:
 
 
 def _pairs(tokens: list[int]) -> list[tuple[int, int]]:
-    return list(zip(tokens[3:], tokens[4:], strict=False))
+    return list(pairwise(tokens[3:]))
 
 
 @dataclass

@@ -34,6 +34,8 @@ def test_comparable_out_leaves_equal_sides_and_thins_the_fuller_one() -> None:
     assert np.array_equal(thinned[:, member], out[:, member])
     assert thinned[:, ~member].sum(0).mean() == pytest.approx(out[:, member].sum(0).mean(), abs=0.4)
     assert thinned[:, ~member].any(1).all()  # different ones for different records
+    out[:, ~member] = False  # nobody of one side can be tested: there is nothing to be made comparable
+    assert comparable_out(out, member) is out
 
 
 def test_likelihood_ratio_equals_normal_densities_of_one_variance() -> None:

@@ -55,15 +55,16 @@ def comparable_out(out: Bools, member: Bools, seed: int = 0) -> Bools:
         [1, 1]
     """
     count = out.sum(0)
-    if not member.any() or member.all():
+    tested = count > 0  # a record without any is not tested, and says nothing of the others
+    inner, outer = count[tested & member], count[tested & ~member]
+    if not len(inner) or not len(outer):
         return out
-    inner, outer = count[member], count[~member]
     spread = np.sqrt(inner.var() / len(inner) + outer.var() / len(outer))
     if abs(inner.mean() - outer.mean()) <= 3.0 * spread + 1e-9:
         return out
     rng = np.random.default_rng([seed, 37])
     fuller = ~member if outer.mean() > inner.mean() else member
-    wanted = np.where(fuller, rng.choice(count[~fuller], len(count)), count)
+    wanted = np.where(fuller, rng.choice(count[~fuller & tested], len(count)), count)
     turn = np.argsort(np.where(out, rng.random(out.shape), 2.0), axis=0)
     kept = np.zeros_like(out)
     np.put_along_axis(kept, turn, np.arange(len(out))[:, None] < wanted, axis=0)
