@@ -1,19 +1,18 @@
-"""A pool of references: K models, each of which never saw half of the patients."""
+"""Train a pool of references: K models, each of which never saw half of the patients."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 from numpy.typing import NDArray
 
-from memguard.capture.stillness import forked_rng
 from memguard.errors import MemguardWarning, ReferenceModelError
 from memguard.references.data import TrainingData
 from memguard.references.job import Backend, Factory, Job, State, Trained
@@ -24,99 +23,13 @@ from memguard.references.recipe import Recipe, fingerprint, recipe_of
 from memguard.references.sequential import sequential
 from memguard.references.settings import Settings
 from memguard.references.stacked import stacked
+from memguard.references.trained import Kind, ReferencePool
 from memguard.references.trial import trial
-
-if TYPE_CHECKING:
-    from memguard.adapters.base import ModelAdapter
 
 __all__ = ["Kind", "Name", "ReferencePool", "train_pool"]
 
 Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 Name = Literal["auto", "sequential", "stacked", "ray"]
-Kind = Literal["pool", "twins", "early-stopped"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferencePool:
-    """Trained references, one at a time in memory where they are kept in a folder.
-
-    Attributes:
-        kind: ``"pool"``, ``"twins"`` or ``"early-stopped"``.
-        in_mask: ``(K, N + M)`` whether reference k was trained on the record.
-        factory: Gives the module that the weights belong to.
-        states: Weights of each reference, or where to read them.
-        adapter: How the audited model is asked, and so its references; ``None`` where only modules are wanted.
-        steps: ``(K,)`` optimizer steps of each.
-        epochs: ``(K,)`` epochs of each.
-        restored: ``(K,)`` whether it was kept from before.
-        backend: Which trained the others; empty where all were kept.
-        notes: What to tell the reader of a report: the trial, what changed since references were kept.
-    """
-
-    kind: Kind
-    in_mask: Bools
-    factory: Factory
-    states: tuple[Callable[[], State], ...]
-    adapter: ModelAdapter | None = None
-    steps: tuple[int, ...] = ()
-    epochs: tuple[int, ...] = ()
-    restored: tuple[bool, ...] = ()
-    backend: str = ""
-    notes: tuple[str, ...] = field(default_factory=tuple)
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def modules(self) -> Iterator[pl.LightningModule]:
-        """Each reference in order, in eval mode, on the CPU."""
-        for k, state in enumerate(self.states):
-            module = _fresh(self.factory, k)
-            module.load_state_dict(dict(state()))
-            yield module.eval()
-
-    def asked_through(self, adapter: ModelAdapter) -> ReferencePool:
-        """The same references, asked as the audited model is."""
-        return replace(self, adapter=adapter)
-
-    def adapters(self) -> Iterator[ModelAdapter]:
-        """Each reference in order, ready to be asked.
-
-        Raises:
-            ReferenceModelError: If no adapter was given.
-        """
-        if self.adapter is None:
-            raise ReferenceModelError(
-                "references without an adapter",
-                "how a module is asked depends on what kind of model it is",
-                "call asked_through with the adapter of the audited model",
-            )
-        for module in self.modules():
-            yield self.adapter.of(module)
-
-    def losses(self, loss: Callable[[pl.LightningModule], Floats]) -> Floats:
-        """Losses of all records under each reference.
-
-        Args:
-            loss: Of one module in eval mode, ``(N + M,)``.
-
-        Returns:
-            ``(K, N + M)`` float64.
-
-        Raises:
-            ReferenceModelError: If it gives another number of losses.
-        """
-        found = np.full(self.in_mask.shape, np.nan)
-        for k, module in enumerate(self.modules()):
-            values = np.asarray(loss(module), dtype=np.float64)
-            if values.shape != self.in_mask.shape[1:]:
-                raise ReferenceModelError(
-                    f"losses of shape {values.shape} for {self.in_mask.shape[1]} records",
-                    "they would be given to the wrong record",
-                    "return one loss for each record, members first",
-                )
-            found[k] = values
-        return found
 
 
 def train_pool(
@@ -196,24 +109,28 @@ def train_pool(
     for job in jobs if keep is not None else []:
         found = keep.get(recipes[job.k]) if keep is not None else None
         if found is not None:
-            trained[job.k] = found
+            trained[job.k] = replace(found, state={})  # read again when asked for: one at a time in memory
     missing = [job for job in jobs if job.k not in trained]
-    restored = tuple(job.k in trained for job in jobs)
+    kept = set(trained)
+    restored = tuple(job.k in kept for job in jobs)
     if keep is not None:
         notes += _told(keep, recipes, missing, len(jobs), shown=progress)
     name, train = _backend(backend, missing, notes, ray_options, ray_workers, shown=progress)
     with Progress(len(missing), sum(job.total for job in missing), shown=progress) as bar:
         for job, found in train(missing, bar.batch):
-            if keep is not None:
-                keep.put(recipes[job.k], found)
             trained[job.k] = found
+            if keep is not None and _kept(keep, recipes[job.k], found):
+                kept.add(job.k)
+                trained[job.k] = replace(found, state={})
             bar.finished(f"reference {job.k}")
     return ReferencePool(
         kind=kind,
         in_mask=in_mask,
         factory=factory,
         states=tuple(
-            partial(keep.state, recipes[job.k]) if keep is not None else partial(_state, trained[job.k])
+            partial(keep.state, recipes[job.k])
+            if keep is not None and job.k in kept
+            else partial(_state, trained[job.k])
             for job in jobs
         ),
         steps=tuple(trained[job.k].steps for job in jobs),
@@ -309,6 +226,16 @@ def _left_out(settings: Settings) -> list[str]:
     return [f"References were trained without {names}, which the audited model was trained with."]
 
 
+def _kept(keep: Keep, recipe: Recipe, trained: Trained) -> bool:
+    """Whether the disk took it; if not, it stays in memory, and what it cost is not lost."""
+    try:
+        keep.put(recipe, trained)
+    except ReferenceModelError as error:
+        warnings.warn(MemguardWarning(error.seen, "it is only in memory", error.fix), stacklevel=3)
+        return False
+    return True
+
+
 def _trained_as(kind: Kind) -> str:
     """Twins are a pool of two: what was trained for one serves the other."""
     return "early-stopped" if kind == "early-stopped" else "pool"
@@ -316,9 +243,3 @@ def _trained_as(kind: Kind) -> str:
 
 def _state(trained: Trained) -> State:
     return trained.state
-
-
-def _fresh(factory: Factory, k: int) -> pl.LightningModule:
-    """A module to put weights into; what its own weights draw leaves no trace."""
-    with forked_rng(k):
-        return factory()

@@ -16,12 +16,12 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from memguard.capture.stillness import forked_rng, still_generators
 from memguard.errors import ReferenceModelError
 from memguard.references.job import Job, Step, Trained, cpu_state
 from memguard.references.stackable import Schedule, Unattached, optimizer_of
+from memguard.references.together import Group, together
 
 __all__ = ["AT_ONCE", "Stack", "stacked"]
 
@@ -110,8 +110,10 @@ class Stack:
         self.module.to(self.device)
         self.schedule = self._schedule()
         self.optimizer = self._optimizer()
+        self.stepped = [value for group in self.optimizer.param_groups for value in group["params"]]
         for name in ("log", "log_dict"):
             object.__setattr__(self.module, name, _nothing)
+        self.wrapped = _Step(self.module)
         self.body = vmap(self._loss, in_dims=(0, 0, None), randomness="different")
         self.loaders = [job.loader(workers=0) for job in jobs]
         self.batches: list[Iterator[Any] | None] = [None] * len(jobs)
@@ -140,9 +142,11 @@ class Stack:
         Args:
             batches: Number of a model, place in its epoch, and its batch.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        for group in _alike(batches):
-            self._backward(group)
+        for value in self.stepped:  # zero_grad of an optimizer takes a tenth of so small a step
+            value.grad = None
+        for group in together(batches, self.device):
+            # Of the sum: no model's loss depends on another's weights, so each gets its own gradient.
+            self.losses(group).sum().backward()  # type: ignore[no-untyped-call]
         self._clip()
         for mine, theirs in zip(
             self.optimizer.param_groups, self.schedule.optimizer.param_groups, strict=True
@@ -152,16 +156,13 @@ class Stack:
             )
         self.optimizer.step()
 
-    def losses(self, batches: list[tuple[int, int, Any]]) -> Tensor:
-        """Loss of each model on a batch of its own, all of one shape."""
-        who = [k for k, _, _ in batches]
+    def losses(self, group: Group) -> Tensor:
+        """Loss of each model of a group on its own batch, ``(len(group.models),)``."""
         tensors = self.tensors
-        if len(who) < len(self.jobs):
-            at = torch.tensor(who, device=self.device)
+        if len(group.models) < len(self.jobs):
+            at = torch.tensor(group.models, device=self.device)
             tensors = {name: value.index_select(0, at) for name, value in tensors.items()}
-        leaves = [tree_flatten(batch) for _, _, batch in batches]
-        joined = [_join(parts, self.device) for parts in zip(*(flat for flat, _ in leaves), strict=True)]
-        found: Tensor = self.body(tensors, tree_unflatten(joined, leaves[0][1]), batches[0][1])
+        found: Tensor = self.body(tensors, group.batch, group.batch_idx)
         return found
 
     def changed_buffers(self) -> list[str]:
@@ -170,7 +171,7 @@ class Stack:
 
     def _loss(self, tensors: dict[str, Tensor], batch: Any, batch_idx: int) -> Tensor:
         given = {f"module.{name}": value for name, value in tensors.items()}
-        found: Tensor = functional_call(self._wrapped, given, (batch, batch_idx))
+        found: Tensor = functional_call(self.wrapped, given, (batch, batch_idx))
         for name, value in tensors.items():
             if given[f"module.{name}"] is not value:
                 raise ReferenceModelError(
@@ -179,16 +180,6 @@ class Stack:
                     'pass backend="sequential"',
                 )
         return found
-
-    @property
-    def _wrapped(self) -> _Step:
-        if not hasattr(self, "_step_module"):
-            self._step_module = _Step(self.module)
-        return self._step_module
-
-    def _backward(self, group: list[tuple[int, int, Any]]) -> None:
-        # Of the sum: no model's loss depends on another's weights, so each gets its own gradient.
-        self.losses(group).sum().backward()  # type: ignore[no-untyped-call]
 
     def _schedule(self) -> Schedule:
         job = self.jobs[0]
@@ -237,8 +228,7 @@ class Stack:
         limit = self.settings.gradient_clip_val
         if not limit:
             return
-        stepped = [value for group in self.optimizer.param_groups for value in group["params"]]
-        grads = [value.grad for value in stepped if value.grad is not None]
+        grads = [value.grad for value in self.stepped if value.grad is not None]
         if self.settings.gradient_clip_algorithm == "value":
             for grad in grads:
                 grad.clamp_(-limit, limit)
@@ -281,26 +271,6 @@ class Stack:
 
 def _named(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
-
-
-def _alike(batches: list[tuple[int, int, Any]]) -> list[list[tuple[int, int, Any]]]:
-    """Models whose batches have the same shape go together: halves may end on batches of other sizes."""
-    groups: dict[Any, list[tuple[int, int, Any]]] = {}
-    for one in batches:
-        flat, spec = tree_flatten(one[2])
-        shape = tuple((v.shape, v.dtype) if isinstance(v, Tensor) else repr(v) for v in flat)
-        groups.setdefault((one[1], shape, repr(spec)), []).append(one)
-    return list(groups.values())
-
-
-def _join(parts: tuple[Any, ...], device: torch.device) -> Any:
-    if not isinstance(parts[0], Tensor):
-        raise ReferenceModelError(
-            f"a batch with {type(parts[0]).__name__} in it",
-            "only tensors can be stacked",
-            'pass backend="sequential"',
-        )
-    return torch.stack(parts).to(device, non_blocking=True)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

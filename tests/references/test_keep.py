@@ -180,6 +180,21 @@ def test_a_full_disk_leaves_no_half_reference(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_disk_does_not_take_stays_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "rename", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.warns(MemguardWarning, match="No space left"):
+        found = pool(tmp_path, k=1)
+    assert list(tmp_path.iterdir()) == [] and same(next(found.modules()), next(pool(None, k=1).modules()))
+
+
+def test_two_processes_may_finish_the_same_reference(tmp_path):
+    recipe, trained = {"seed": [0, 0]}, Trained(state={"w": torch.ones(1)}, steps=1, epochs=1, seconds=0.0)
+    Keep(tmp_path).put(recipe, trained)
+    Keep(tmp_path).put(recipe, trained)
+    assert [path.name for path in tmp_path.iterdir()] == [Keep(tmp_path).path(recipe).name]
+    assert Keep(tmp_path).get(recipe).state["w"].item() == 1
+
+
 def test_what_dead_processes_left_is_removed_and_what_live_ones_write_is_not(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

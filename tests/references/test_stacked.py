@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from memguard.references.job import Job
 from memguard.references.pool import train_pool
 from memguard.references.settings import Settings
 from memguard.references.stacked import Stack
+from memguard.references.together import together
 from memguard.references.trial import Trial, trial
 
 
@@ -101,7 +103,8 @@ def test_dropout_draws_for_each_model_by_itself():
     stack = Stack(jobs(Dropped))
     with torch.no_grad():
         stack.tensors["net.0.bias"].fill_(1.0)
-    found = stack.losses([(k, 0, stack._next(k)) for k in range(4)])
+    (group,) = together([(k, 0, [torch.zeros(1)]) for k in range(4)], torch.device("cpu"))
+    found = stack.losses(group)
     assert len(set(found.tolist())) > 1
 
 
@@ -198,8 +201,6 @@ class Other(Net):
 def test_what_cannot_be_stacked_is_trained_one_after_another_and_the_note_says_why(factory, settings, why):
     found = trial(jobs(factory, **settings))
     assert not found.faster
-    import re
-
     assert re.search(why, found.why_not), found.why_not
     assert str(found).startswith("References are trained one after another: they cannot be stacked, ")
     if factory is not Plateau:
