@@ -78,7 +78,7 @@ def test_alarms_come_first():
     one = report(claim=claim, shown=[shown(epsilon=1.3)], unit="record", references=References(alike=False))
     said = audit_verdict(one)
     assert len(said.alarms) == 3
-    assert said.text.startswith("The claim of differential privacy does not hold")
+    assert said.text.startswith("The claim of differential privacy is contradicted")
 
 
 @pytest.mark.parametrize("one", [report(), bare(), report(unit="record"), bare(sections=[section(0.6)])])

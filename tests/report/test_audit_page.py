@@ -367,6 +367,7 @@ def _shot(tmp_path: Path, page: str, name: str, *arguments: str):
     return image.open(tmp_path / f"{name}.png").convert("L")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_chromium")
 def test_dark_and_light_by_the_screen_and_by_the_button(tmp_path):
     page = rendered("bare")
@@ -380,6 +381,7 @@ def test_dark_and_light_by_the_screen_and_by_the_button(tmp_path):
         assert (seen < 60) is (wanted == "low")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_chromium")
 def test_print_is_light_and_opens_what_is_folded(tmp_path):
     page = tmp_path / "report.html"

@@ -166,7 +166,7 @@ def _alarms(report: AuditReport) -> list[str]:
     for bound in report.shown:
         if report.claim is not None and bound.contradicts(report.claim):
             said.append(
-                f"The claim of differential privacy does not hold: {bound.probe} shows epsilon of at least "
+                f"The claim of differential privacy is contradicted: {bound.probe} shows epsilon of at least "
                 f"{bound.epsilon:.2f} at delta {bound.delta:g} ({percent(bound.confidence)} confidence), "
                 f"and epsilon = {report.claim.epsilon:.2f} at delta {report.claim.delta:g} is claimed."
             )
