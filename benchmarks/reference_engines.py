@@ -43,9 +43,7 @@ class Mlp(pl.LightningModule):
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        layers = [
-            part for pair in itertools.pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())
-        ]
+        layers = [part for pair in itertools.pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
         self.net = nn.Sequential(*layers[:-1])
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -140,7 +138,7 @@ def pool(sizes: tuple[int, ...], k: int, n: int, epochs: int) -> tuple[float, fl
 
 
 def main(argv: list[str] | None = None) -> bool:
-    """Print the tables; whether all bars are met."""
+    """Print the tables; whether the bars of a step are met and the trial chooses rightly."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
@@ -163,12 +161,11 @@ def main(argv: list[str] | None = None) -> bool:
             )
     print(f"A whole pool, {n:,} records, {epochs} epochs, loaders and Trainer included, CPU time:")
     for sizes in MLPS:
-        for k, bar in BARS.items():
+        for k in BARS:
             plain, stacked = pool(sizes, k, n, epochs)
-            met &= plain / stacked >= bar
             print(
                 f"  MLP {'-'.join(map(str, sizes))}, K = {k:2}: {plain:6.1f} s one after another, {stacked:5.1f} s "
-                f"stacked: {plain / stacked:.1f} x (bar {bar:g} x {'met' if plain / stacked >= bar else 'MISSED'})",
+                f"stacked: {plain / stacked:.1f} x",
                 flush=True,
             )
     print("What backend='auto' says:")
