@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -454,3 +456,103 @@ def test_one_record_and_records_without_positions():
                     loop.accumulate(one, lambda batch: next_code(net, batch), cohort.read, b)
             for x, y in zip(a.sums, b.sums, strict=True):
                 torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-7)
+
+
+# -- weightings that a few records do not tell apart ---
+
+
+RARE = 2  # a label that no record has before training
+
+
+def weighted(net, batch):
+    values = F.cross_entropy(net(batch), batch["y"], reduction="none")
+    return (values * torch.where(batch["y"] == RARE, 30.0, 1.0)).mean()
+
+
+def weighted_mean(net, batch):
+    weight = torch.where(batch["y"] == RARE, 30.0, 1.0)
+    return (F.cross_entropy(net(batch), batch["y"], reduction="none") * weight).sum() / weight.sum()
+
+
+def ignored_and_not(net, batch):
+    logits = net(batch)
+    return F.cross_entropy(logits, batch["y"], ignore_index=RARE) + logits.square().mean()
+
+
+def told_on_common_labels(step, *, dropout=0.0):
+    """An engine calibrated on records without the rare label, and what it and the loop make of batches with it."""
+    torch.manual_seed(0)
+    net, cohort = On(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(dropout))), Cohort()
+    cohort.y[:5], cohort.y[5:] = torch.tensor([0, 1, 0, 1, 1]), torch.arange(5, 24) % 2
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    work = Work(cohort.batch(range(5)), chunk(list(range(5)), list(range(5))))
+    with no_dropout():
+        engine.calibrate(work, lambda b: step(net, b), cohort.read)
+    cohort.y[[6, 13]] = RARE
+    return net, engine, cohort
+
+
+@pytest.mark.parametrize(("step", "kind"), [(weighted, "mean"), (weighted_mean, "weights")])
+def test_a_rare_weight_is_told_by_the_first_batch_that_has_it(step, kind):
+    net, engine, cohort = told_on_common_labels(step)
+    assert [each.kind for each in engine.weightings] == ["weights", "mean"]
+    got = sums(engine, lambda b: step(net, b), cohort)
+    expected = sums(LoopEngine(net, engine.parameters), lambda b: step(net, b), cohort)
+    assert [each.kind for each in engine.weightings] == [kind]
+    assert engine.n_looped == 0
+    for a, b in zip(got.sums, expected.sums, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rare_weight_is_told_with_dropout_and_out_of_the_way_of_logs():
+    logged, quiet = [], []
+
+    @contextlib.contextmanager
+    def aside():
+        quiet.append(True)
+        yield
+        quiet.pop()
+
+    def step(net, batch):
+        if not quiet:
+            logged.append(len(batch["y"]))
+        return weighted(net, batch)
+
+    net, engine, cohort = told_on_common_labels(step, dropout=0.5)
+    engine.aside = aside
+    logged.clear()
+    sums(engine, lambda b: step(net, b), cohort)
+    assert engine.weighting.kind == "mean"
+    assert engine.n_looped == 0
+    assert set(logged) == {7}  # no record by itself
+
+
+def test_a_loss_that_turns_out_to_be_no_sum_is_left_to_the_loop_from_then_on():
+    net, engine, cohort = told_on_common_labels(ignored_and_not)
+    with pytest.warns(MemguardWarning, match="not a sum over its records, as it was"):
+        got = sums(engine, lambda b: ignored_and_not(net, b), cohort)
+    expected = sums(LoopEngine(net, engine.parameters), lambda b: ignored_and_not(net, b), cohort)
+    assert engine.n_looped == 2
+    assert engine.weighting is None
+    for a, b in zip(got.sums, expected.sums, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# -- layers that change meanwhile ---
+
+
+def test_a_layer_that_is_pruned_in_training_keeps_its_gradients():
+    torch.manual_seed(0)
+    net, cohort = On(nn.Linear(WIDTH, WIDTH)), Cohort()
+    engine = OpacusEngine(net, list(net.parameters()))
+    engine.attach()
+    sums(engine, lambda b: classify(net, b), cohort)
+    assert engine.n_looped == 0
+    nn.utils.prune.l1_unstructured(net.body, "weight", 0.3)
+    with pytest.warns(MemguardWarning, match=r"body\.weight is no longer the parameter"):
+        got = sums(engine, lambda b: classify(net, b), cohort)
+    expected = sums(LoopEngine(net, engine.parameters), lambda b: classify(net, b), cohort)
+    for a, b in zip(got.sums, expected.sums, strict=True):
+        assert b.any()
+        torch.testing.assert_close(a, b)

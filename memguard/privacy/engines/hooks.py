@@ -50,6 +50,7 @@ class Hooks:
         self._handles: list[Any] = []
         self._shared: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._stood_in: list[tuple[nn.Module, StandIn]] = []
+        self._places: list[tuple[str, nn.Module, str, nn.Parameter]] = []
 
     def attach(self) -> None:
         """Put the hooks, afresh."""
@@ -58,6 +59,7 @@ class Hooks:
         inside: set[nn.Module] = set()
         for path, layer in self.module.named_modules():
             own = {name: p for name, p in layer.named_parameters(recurse=False) if id(p) in trained}
+            self._places += [(path, layer, name, p) for name, p in own.items()]
             stand_in = stand_in_of(layer)
             if stand_in is not None:
                 inside.update(layer.children())
@@ -88,6 +90,7 @@ class Hooks:
             self._handles.pop().remove()
         self._shared.clear()
         self._stood_in.clear()
+        self._places.clear()
         self._last.close()
         self._last.of.clear()
 
@@ -104,6 +107,7 @@ class Hooks:
         Raises:
             UntoldError: If records cannot be told apart.
         """
+        self._in_place()
         self.layouts.begin()
         self._last.close()
         rows = self._last = Rows(n, self.layouts, self._joints, {id(p) for p in self.parameters})
@@ -123,6 +127,18 @@ class Hooks:
                 "the loss contains a parameter by itself, not by way of the records", _LAST, _LOOP
             )
         return returned, rows
+
+    def _in_place(self) -> None:
+        """Pruning and reparametrization give a layer other parameters, whose gradients no hook would see."""
+        if self._rows is not None:
+            return
+        for path, layer, name, parameter in self._places:
+            if layer._parameters.get(name) is not parameter:
+                raise UntoldError(
+                    f"{path}.{name} is no longer the parameter that it was when training began",
+                    "its gradients would be missing",
+                    _LOOP,
+                )
 
     def settled(self, rows: Rows) -> bool:
         """Whether the pass so far can be trusted; if not, the next one knows more."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,27 +20,23 @@ from memguard.privacy.engines.backward import gradients, scalar_loss
 from memguard.privacy.engines.base import Engine, Read, RunStep, Work
 from memguard.privacy.engines.hooks import Hooks
 from memguard.privacy.engines.loop import LoopEngine, shown
+from memguard.privacy.engines.passes import Pass, Plan, asked_for, rounding, scales
 from memguard.privacy.engines.rows import Rows
 from memguard.privacy.engines.spread import UntoldError
-from memguard.privacy.engines.weighting import Weighting, by_identity, candidates, largest_difference
+from memguard.privacy.engines.still import no_dropout
+from memguard.privacy.engines.weighting import (
+    Weighting,
+    by_identity,
+    candidates,
+    disagreeing,
+    largest_difference,
+)
 
 __all__ = ["OpacusEngine"]
 
 _TRIES = 4  # the first shows dimensions, the second views that are changed in place; twice with checkpointing
 _LOOP = 'pass engine="loop", which runs every record alone'
-
-
-_Plan = Callable[[list[LossCall], Tensor], tuple[float, list[Tensor]]]
-"""Calls and loss of a forward pass -> what the loss is multiplied by, and which gradients are wanted besides."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    returned: Any
-    rows: Rows
-    calls: list[LossCall]
-    loss: Tensor
-    asked: list[Any]
+_ASKED = 3  # records that decide between weightings
 
 
 class OpacusEngine(Engine):
@@ -57,7 +53,9 @@ class OpacusEngine(Engine):
             without that, it accepts a loss that one function of ``torch.nn.functional`` returned.
 
     Attributes:
-        weighting: How the loss weighs its records; ``None`` until it is known.
+        weightings: Every way of weighing that fits the records seen so far; none until :meth:`calibrate`. Where two of
+            them part in a batch, records of it are run alone, and those that are wrong are struck out.
+        aside: Put around passes that are no part of the training; silences logs, and restores buffers and metrics.
         n_looped: Batches that were left to the loop.
 
     Guarantees:
@@ -95,12 +93,19 @@ class OpacusEngine(Engine):
         if reduction not in ("auto", "mean", "sum"):
             raise PrivacyError(f"reduction={reduction!r}", "it is unknown", 'pass "auto", "mean" or "sum"')
         self.reduction = reduction
-        self.weighting: Weighting | None = None if reduction == "auto" else Weighting(reduction)
+        self.weightings: list[Weighting] = [] if reduction == "auto" else [Weighting(reduction)]
+        self.aside: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         self.n_looped = 0
+        self._refuted = ""
         self._hooks = Hooks(module, parameters)
         self._loop = LoopEngine(module, parameters)
         self._memory = LayoutMemory()
         self._attached = False
+
+    @property
+    def weighting(self) -> Weighting | None:
+        """The most particular of :attr:`weightings`; ``None`` until one is known."""
+        return self.weightings[0] if self.weightings else None
 
     def attach(self) -> None:
         """Put hooks on the layers; they sleep but within :meth:`accumulate` and the checks."""
@@ -149,7 +154,7 @@ class OpacusEngine(Engine):
             tolerance: Largest relative difference; 1e-3, or 8 roundings of the coarsest gradient, by default.
 
         Returns:
-            How the loss weighs its records; also in :attr:`weighting`.
+            How the loss weighs its records; all that fit are in :attr:`weightings`.
 
         Raises:
             PrivacyError: If no weighting makes them equal: the loss is not a sum over records.
@@ -174,8 +179,8 @@ class OpacusEngine(Engine):
                 'pass engine="loop", which runs every record alone, or let no record see another: no batch '
                 "normalization, no contrast or ranking within a batch, padding masked",
             )
-        self.weighting = found
-        return found
+        self.weightings = found
+        return found[0]
 
     def coverage(self, work: Work, run_step: RunStep, read: Read) -> dict[str, tuple[float, float]]:
         """Compare the sum over records with autograd's own gradient of the batch's loss, for each parameter.
@@ -209,31 +214,64 @@ class OpacusEngine(Engine):
 
     def _told(self, work: Work, run_step: RunStep, read: Read) -> tuple[Any, Rows, Tensor | None]:
         """A pass with its rows filled, and what they are to be multiplied by; None for nothing."""
-        weighting = self.weighting
+        if self._refuted:
+            raise UntoldError(self._refuted, "", _LOOP)
+        fitting: list[Weighting] = []
 
         def plan(calls: list[LossCall], loss: Tensor) -> tuple[float, list[Tensor]]:
-            nonlocal weighting
-            weighting = weighting or by_identity(calls, loss)
-            if weighting is None:
+            one = by_identity(calls, loss)
+            known = self.weightings or ([] if one is None else [one])
+            # A loss that is the result of one function needs no guess.
+            fitting[:] = [one] if one is not None and one in known else known
+            if not fitting:
                 raise PrivacyError(
                     "the loss that the step returned is not the result of one loss function",
                     "how it weighs the records of a batch is not known",
                     'call calibrate() first, or pass reduction="mean" if it is a mean over records, "sum" if a sum',
                 )
-            call = weighting.heard(calls) if weighting.kind == "weights" else None
-            return len(work.chunk.positions) if weighting.kind == "mean" else 1, [] if call is None else [
-                call.result
-            ]
+            only_mean = [weighting.kind for weighting in fitting] == ["mean"]
+            return len(work.chunk.positions) if only_mean else 1, asked_for(fitting, calls)
 
-        seen = self._pass(work, run_step, read, plan)
-        assert weighting is not None
-        if weighting.kind in ("mean", "sum"):
-            return seen.returned, seen.rows, None
-        gradient = next(iter(seen.asked), None)
-        scale = weighting.scale(seen.calls, gradient, seen.rows.n, work.batch, self._memory, seen.loss.device)
-        return seen.returned, seen.rows, scale
+        for _ in range(1 + max(1, len(self.weightings))):
+            seen = self._pass(work, run_step, read, plan)
+            if len(fitting) == 1 and fitting[0].kind in ("mean", "sum"):
+                return seen.returned, seen.rows, None
+            factors, problem = scales(seen, fitting, work.batch, self._memory)
+            told = [scale for scale in factors if scale is not None]
+            if problem is not None and len(fitting) == 1:
+                raise problem
+            records = disagreeing(told, seen.rows, self.parameters, 2 * rounding(seen.rows))
+            if problem is None and not records:
+                return seen.returned, seen.rows, told[0]
+            seen.rows.of.clear()  # not two at once in memory
+            self._settle(work, run_step, read, (records or list(range(seen.rows.n)))[:_ASKED])
+        raise UntoldError("several weightings of its records fit the loss", "one of them is wrong", _LOOP)
 
-    def _pass(self, work: Work, run_step: RunStep, read: Read, plan: _Plan) -> _Pass:
+    def _settle(self, work: Work, run_step: RunStep, read: Read, records: Sequence[int]) -> None:
+        """Strike out the weightings that do not give some records of a batch their own gradients.
+
+        Raises:
+            UntoldError: If none is left; from then on for every batch.
+        """
+        with self.aside(), no_dropout(), forked_rng():
+            seen = self._pass(
+                work, run_step, read, lambda calls, loss: (1, asked_for(self.weightings, calls))
+            )
+            alone = [self._alone(run_step(read(int(work.chunk.positions[i])))) for i in records]
+        factors, _ = scales(seen, self.weightings, work.batch, self._memory)
+        limit = rounding(seen.rows)
+        self.weightings = [
+            weighting
+            for weighting, scale in zip(self.weightings, factors, strict=True)
+            if scale is not None
+            and largest_difference(self.parameters, seen.rows, scale, alone, records)[0] <= limit
+        ]
+        seen.rows.of.clear()
+        if not self.weightings:
+            self._refuted = "the loss is not a sum over its records, as it was for those before training"
+            raise UntoldError(self._refuted, "what a record contributes depends on the others", _LOOP)
+
+    def _pass(self, work: Work, run_step: RunStep, read: Read, plan: Plan) -> Pass:
         """Forward and backward, every dimension known; a record alone tells what one batch leaves open."""
         if not self._attached:
             raise PrivacyError(
@@ -252,7 +290,7 @@ class OpacusEngine(Engine):
                 seed, more = plan(heard.calls, loss)
                 asked = hooks.backward(returned, rows, seed=seed, more=more)
                 if hooks.settled(rows):  # a checkpointed block is first seen on the way back
-                    return _Pass(returned, rows, heard.calls, loss, asked)
+                    return Pass(returned, rows, heard.calls, loss, asked)
             if hooks.layouts.open:
                 single, row = hooks.forward(1, lambda: run_step(read(int(positions[0]))))
                 if loss_of(single) is not None:
@@ -300,38 +338,34 @@ class OpacusEngine(Engine):
         read: Read,
         alone: list[list[Tensor | None]],
         tolerance: float | None,
-    ) -> Weighting | str:
-        """The first weighting that makes rows and gradients of single records equal, or what differs."""
+    ) -> list[Weighting] | str:
+        """The weightings that make rows and gradients of single records equal, or what differs."""
 
         def weightings(calls: list[LossCall], loss: Tensor) -> list[Weighting]:
             return [w for w in candidates(calls, loss) if self.reduction in ("auto", w.kind)]
 
         def plan(calls: list[LossCall], loss: Tensor) -> tuple[float, list[Tensor]]:
-            asked = [w.heard(calls) for w in weightings(calls, loss) if w.kind == "weights"]
-            return 1, [call.result for call in asked if call is not None]
+            return 1, asked_for(weightings(calls, loss), calls)
 
         seen = self._pass(work, run_step, read, plan)
-        rows, by_call = seen.rows, iter(seen.asked)
         names = {id(p): name for name, p in self.module.named_parameters()}
-        limit = tolerance if tolerance is not None else max(1e-3, 8 * rows.eps)
-        closest, best = "", float("inf")
-        for weighting in weightings(seen.calls, seen.loss):
-            gradient = next(by_call) if weighting.kind == "weights" else None
-            try:
-                scale = weighting.scale(
-                    seen.calls, gradient, rows.n, work.batch, self._memory, seen.loss.device
-                )
-            except AmbiguousLossError:
+        limit = rounding(seen.rows) if tolerance is None else tolerance
+        closest, best, found = "", float("inf"), []
+        known = weightings(seen.calls, seen.loss)
+        for weighting, scale in zip(known, scales(seen, known, work.batch, self._memory)[0], strict=True):
+            if scale is None:
                 continue
-            error, record, at = largest_difference(self.parameters, rows, scale, alone)
+            error, record, at = largest_difference(self.parameters, seen.rows, scale, alone)
             if error <= limit:
-                return weighting
-            if error < best:
+                found.append(weighting)
+            elif error < best:
                 name = names.get(id(self.parameters[at]), f"parameter {at}")
                 best = error
                 closest = (
                     f"the gradient of record {record} differs by {error:.2g} of its norm, mostly in {name}"
                 )
+        if found:
+            return found
         return closest or "no weighting is known"
 
     def _spread_uncovered(self, work: Work, run_step: RunStep, read: Read) -> None:

@@ -20,7 +20,7 @@ from memguard.capture.losses import attribute
 from memguard.errors import AmbiguousLossError
 from memguard.privacy.engines.rows import Rows
 
-__all__ = ["Weighting", "by_identity", "candidates", "largest_difference"]
+__all__ = ["Weighting", "by_identity", "candidates", "disagreeing", "largest_difference"]
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,51 @@ def candidates(calls: Sequence[LossCall], loss: Tensor) -> list[Weighting]:
     return [*particular, Weighting("mean"), Weighting("sum")]
 
 
+def disagreeing(
+    scales: Sequence[Tensor], rows: Rows, parameters: Sequence[nn.Parameter], tolerance: float
+) -> list[int]:
+    """Records that two weightings multiply by different factors, those with the largest difference first.
+
+    A few records are often alike (no rare label, no padding), so that several weightings fit them. Which of these is
+    right, a later batch tells in which they part.
+
+    Args:
+        scales: ``(n,)`` factors of each weighting.
+        rows: The records' gradients in the batch; where they are zero, no factor matters.
+        parameters: What is trained.
+        tolerance: Relative difference that is rounding.
+
+    Example:
+        >>> from memguard.privacy.engines.layouts import Layouts
+        >>> weight = nn.Parameter(torch.zeros(1))
+        >>> rows = Rows(3, Layouts(), {}, {id(weight)})
+        >>> rows.add(weight, torch.tensor([[1.0], [1.0], [0.0]]))
+        >>> disagreeing([torch.tensor([3.0, 3.0, 3.0]), torch.tensor([3.0, 0.1, 0.1])], rows, [weight], 1e-3)
+        [1]
+    """
+    if len(scales) < 2:
+        return []
+    every = torch.stack([scale.float().cpu() for scale in scales])
+    high, low = every.max(0).values, every.min(0).values
+    gap = (high - low) / high.abs().clamp(min=1e-30)
+    found = torch.nonzero(gap > tolerance)[:, 0]
+    if not len(found):
+        return []
+    size = torch.zeros(len(found))
+    for p in parameters:
+        mine = rows.of.get(id(p))
+        if mine is not None:
+            size += mine[found.to(mine.device)].reshape(len(found), -1).float().square().sum(1).cpu()
+    found = found[size > 0]
+    return [int(i) for i in found[gap[found].argsort(descending=True, stable=True)]]
+
+
 def largest_difference(
-    parameters: Sequence[nn.Parameter], rows: Rows, scale: Tensor, alone: Sequence[Sequence[Tensor | None]]
+    parameters: Sequence[nn.Parameter],
+    rows: Rows,
+    scale: Tensor,
+    alone: Sequence[Sequence[Tensor | None]],
+    which: Sequence[int] | None = None,
 ) -> tuple[float, int, int]:
     """Compare the scaled gradients of a batch's records with those of each record alone.
 
@@ -133,22 +176,33 @@ def largest_difference(
         rows: The records' gradients in the batch.
         scale: ``(n,)``, what they are multiplied by.
         alone: For each record, its gradient for each parameter; ``None`` is zero.
+        which: The records that ``alone`` is of; all of them by default.
 
     Returns:
         The largest norm of a difference as a share of the record's norm (or of a thousandth of the largest norm, where
         that is larger), that record, and the parameter with most of it.
     """
     per: list[Tensor] = []
-    sizes = torch.zeros(rows.n)
+    chosen = torch.as_tensor(list(range(rows.n)) if which is None else list(which))
+    n = len(chosen)
+    sizes = torch.zeros(n)
     for at, p in enumerate(parameters):
         zero = torch.zeros_like(p, requires_grad=False)
-        theirs = torch.stack([zero if g[at] is None else g[at] for g in alone]).reshape(rows.n, -1).float()  # type: ignore[misc]
+        theirs = torch.stack([zero if g[at] is None else g[at] for g in alone]).reshape(n, -1).float()  # type: ignore[misc]
         ours = rows.of.get(id(p))
-        scaled = 0 * theirs if ours is None else ours.reshape(rows.n, -1) * scale.to(ours)[:, None]
+        if ours is None:
+            scaled = 0 * theirs
+        else:
+            here = chosen.to(ours.device)
+            scaled = ours[here].reshape(n, -1) * scale.to(ours)[here][:, None]
         per.append((scaled - theirs).square().sum(1).cpu())
         sizes += theirs.square().sum(1).cpu()
     norms = sizes.sqrt()
     errors = torch.stack(per).sum(0).sqrt() / torch.maximum(norms, 1e-3 * norms.max()).clamp(min=1e-30)
     errors = errors.nan_to_num(nan=float("inf"))
     record = int(errors.argmax())
-    return float(errors[record]), record, max(range(len(per)), key=lambda at: float(per[at][record]))
+    return (
+        float(errors[record]),
+        int(chosen[record]),
+        max(range(len(per)), key=lambda at: float(per[at][record])),
+    )
