@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -212,9 +212,13 @@ class PrivateData:
                 "write training_step(self, batch, batch_idx)",
             )
 
-    def read(self, positions: Sequence[int]) -> Any:
-        """The batch of some records, on the device, past those who listen to the loader."""
-        return to_device(self.trainer, self.module, reader(self._given)(positions))
+    def reads_once(self) -> Callable[[Sequence[int]], Any]:
+        """Gives the batch of some records, on the device, past those who listen to the loader.
+
+        Each record is read from the dataset a single time, whatever that draws at random.
+        """
+        read = reader(self._given, once=True)
+        return lambda positions: to_device(self.trainer, self.module, read(positions))
 
     def alone(self, position: int) -> Any:
         """One record as a batch that goes into the step, with its position known to all who follow the loader."""

@@ -22,6 +22,7 @@ from memguard.capture.shadow import Shadows
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.checks import Prepared, Trial, prepare
 from memguard.privacy.engines.base import Engine
+from memguard.privacy.guards.steps import steps_accounted
 from memguard.privacy.mechanism import Mechanism, StepCounts, check_parameters
 from memguard.privacy.noise import NoiseSource
 from memguard.privacy.opening import open_run
@@ -51,6 +52,9 @@ class PrivateLoop:
         self._shadows = Shadows()
         self._parameters: list[nn.Parameter] = []
         self._stepped: StepCounts | None = None
+        self._began = 0  # steps accounted at the start
+        self._taken = 0  # by the optimizer, whoever called it
+        self._counting: list[Any] = []
         self._reduce = _reduced_by_nobody()  # one object: Lightning compares it between calls of log()
 
     # -- in and out ----------------------------------------------------------------------------------------
@@ -62,6 +66,8 @@ class PrivateLoop:
     def restore(self) -> None:
         """Give everything back; idempotent."""
         self._shadows.restore()
+        while self._counting:
+            self._counting.pop().remove()
         self.data.restore()
         if self._engine is not None:
             self._engine.detach()
@@ -89,13 +95,14 @@ class PrivateLoop:
             noise.require()
         self.data.align(None if state is None else state.get("parts"))
         self._take_over()
+        self._count_steps()
         return self.run
 
     def _prepared(self) -> Prepared:
         data, settings = self.data, self.settings
         trial = Trial(
             owner=data.owner,
-            read=data.read,
+            read=data.reads_once(),
             run_step=self._bare_step,
             max_grad_norm=settings.max_grad_norm,
             average=settings.average,
@@ -222,8 +229,25 @@ class PrivateLoop:
             parameter.grad = gradient
         self._stepped = released.counts
 
+    def _count_steps(self) -> None:
+        assert self.run is not None
+        self._began, self._taken = self.run.steps, 0
+
+        def count(*_: Any) -> None:
+            self._taken += 1
+
+        self._counting += [one.register_step_post_hook(count) for one in self.trainer.optimizers]
+
     def stepped(self) -> StepCounts | None:
-        """Counts of the step that has just been taken, once."""
+        """Counts of the step that has just been taken, once.
+
+        Raises:
+            PrivacyError: If the optimizer has taken more steps than the ledger holds.
+        """
+        if self.run is not None and self._counting:
+            accounted = self.run.steps - self._began
+            # Fewer are no matter of privacy, and an optimizer that wraps another may not tell of its steps.
+            steps_accounted(accounted, max(accounted, self._taken)).require()
         counts, self._stepped = self._stepped, None
         return counts
 

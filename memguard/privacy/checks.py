@@ -22,7 +22,7 @@ from memguard.privacy.clipping import ClippedSum
 from memguard.privacy.engines.base import Engine, RunStep, Work
 from memguard.privacy.engines.loop import LoopEngine
 from memguard.privacy.engines.still import no_dropout
-from memguard.privacy.guards.batch_statistics import batch_statistics, changed_buffers
+from memguard.privacy.guards.batch_statistics import batch_statistics, changed_buffers, moving_buffers
 from memguard.privacy.guards.finding import Finding
 from memguard.privacy.guards.sensitivity import sensitivity
 from memguard.privacy.sampling import Chunk
@@ -169,7 +169,19 @@ def _tested(
         whole = _work(trial, chosen, list(range(len(chosen))))
         one = _reader(trial)
         if hasattr(engine, "calibrate"):
-            prepared.facts["weighting"] = str(engine.calibrate(whole, trial.run_step, one).kind)
+            engine.aside = partial(rehearsal, trainer, module)  # type: ignore[attr-defined]
+            try:
+                prepared.facts["weighting"] = str(engine.calibrate(whole, trial.run_step, one).kind)
+            except PrivacyError as error:
+                if _same_again(trial, chosen, whole.batch):
+                    raise
+                raise PrivacyError(
+                    "batches that differ each time the same records are put into one (a collate_fn that draws at "
+                    "random)",
+                    "the gradients of a batch cannot be compared with those of its records before training",
+                    'pass engine="loop", which runs every record alone, or draw at random in the dataset\'s '
+                    "__getitem__, for each record by itself",
+                ) from error
         if not checks:
             return prepared
 
@@ -193,6 +205,7 @@ def _tested(
             prepared.findings.append(found.finding)
         batch_statistics(module).require()
         changed_buffers(module, [partial(_forward, trial, records) for records in chosen]).require()
+        moving_buffers(module, partial(_forward, trial, chosen[0])).require()
     return prepared
 
 
@@ -210,9 +223,11 @@ def refuse(findings: Sequence[Finding]) -> None:
 def _somebody_contributes(sums: Sequence[Tensor]) -> None:
     if not any(bool(total.any()) for total in sums):
         raise PrivacyError(
-            "the training step gives no parameter of the optimizer a gradient",
+            "the training step gives no parameter of the optimizer a gradient, on records one by one",
             "the model would learn from the noise alone",
-            "return the loss from training_step, computed with the parameters that configure_optimizers hands over",
+            "return the loss from training_step, computed with the parameters that configure_optimizers hands over; a "
+            "loss between records (contrast, ranking, partial likelihood) is nothing for a record alone: use one that "
+            "each record has by itself, or let a record of the dataset hold a patient's pairs",
         )
 
 
@@ -253,6 +268,17 @@ def _work(trial: Trial, chosen: list[list[int]], owners: Sequence[int]) -> Work:
     owner = np.repeat(np.arange(len(owners)), [len(chosen[o]) for o in owners]).astype(np.int64)
     chunk = Chunk(draw=0, part=0, parts=1, positions=positions, owner=owner, n_owners=len(owners))
     return Work(trial.read(positions.tolist()), chunk, trial.average)
+
+
+def _same_again(trial: Trial, chosen: list[list[int]], batch: Any) -> bool:
+    """Whether the same records give the same batch when they are read again."""
+    again = trial.read([record for records in chosen for record in records])
+    first, second = (dict(tensors_in(each)) for each in (batch, again))
+    return first.keys() == second.keys() and all(
+        value.shape == second[key].shape
+        and torch.equal(torch.nan_to_num(value), torch.nan_to_num(second[key]))
+        for key, value in first.items()
+    )
 
 
 def _reader(trial: Trial) -> Callable[[int], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -126,13 +127,15 @@ def private_loader(loader: DataLoader[Any], sampler: PatientSampler) -> DataLoad
     )
 
 
-def reader(loader: DataLoader[Any]) -> Callable[[Sequence[int]], Any]:
+def reader(loader: DataLoader[Any], *, once: bool = False) -> Callable[[Sequence[int]], Any]:
     """Reads a batch of chosen records in this process, collated as the loader does it.
 
-    Random transforms draw as they would in a loader without workers. Nothing is cached.
+    Random transforms draw as they would in a loader without workers.
 
     Args:
         loader: The user's loader, or the private one.
+        once: Read each record from the dataset a single time and collate copies of it, so that a record is the same
+            alone and in a batch though the dataset draws at random. Else nothing is kept.
 
     Returns:
         A function ``positions -> batch``. Where each batch is one record, one position gives that batch and several
@@ -148,6 +151,9 @@ def reader(loader: DataLoader[Any]) -> Callable[[Sequence[int]], Any]:
     if isinstance(collate, EachAlone):
         layout, collate = "alone", collate.collate_fn
 
+    if once and layout != "whole":
+        dataset = _ReadOnce(dataset)
+
     def read(positions: Sequence[int]) -> Any:
         wanted = [int(position) for position in positions]
         if layout == "whole":
@@ -159,6 +165,19 @@ def reader(loader: DataLoader[Any]) -> Callable[[Sequence[int]], Any]:
         return collate(many(wanted) if many else [dataset[position] for position in wanted])
 
     return read
+
+
+class _ReadOnce:
+    """A dataset whose records are read once; what is given out are copies, since a collate function may change them."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset, self._read = dataset, dict[int, Any]()
+
+    def __getitem__(self, position: int) -> Any:
+        if position not in self._read:
+            many = getattr(self._dataset, "__getitems__", None)
+            self._read[position] = many([position])[0] if many else self._dataset[position]
+        return copy.deepcopy(self._read[position])
 
 
 def offered(loader: DataLoader[Any]) -> _Ints | None:

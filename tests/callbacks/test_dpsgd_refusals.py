@@ -415,3 +415,16 @@ def test_records_as_the_unit_promise_patients_less(tmp_path, unstated):
     most = int(np.bincount(Visits().patient_ids).max())
     assert found.record_epsilons[most].value > 2 * dpsgd.epsilon
     assert f"{most} is the most that one patient has" in found.text()
+
+
+def test_a_step_past_the_ledger(tmp_path):
+    class Again(pl.Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 1:
+                optimizer.step()
+
+    dpsgd = private(physical_batch_size=100)
+    run = trainer(tmp_path, dpsgd, Again())
+    with pytest.raises(PrivacyError, match="steps of the optimizer, 2 of them accounted"):
+        run.fit(Mlp(), datamodule=Data(batch_size=20))
+    assert not run.optimizers[0]._optimizer_step_post_hooks

@@ -275,3 +275,36 @@ def test_the_gradient_of_the_step_is_never_seen_by_others(tmp_path):
     run.fit(Mlp(), datamodule=data)
     assert len(seen) > 3
     assert all(grad is None for grads in seen for grad in grads)
+
+
+class Crops(Visits):
+    """Draws at random which part of a record is seen."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x * (torch.rand(6) < 0.5), y
+
+
+def test_records_that_are_cropped_at_random_need_no_loop(tmp_path):
+    dpsgd, _ = updates(tmp_path, Mlp(), DataLoader(Crops(), batch_size=20), private(checks=True))
+    ledger = dpsgd.ledger_path.read_text()
+    assert '"engine":"opacus"' in ledger.replace(" ", "")
+
+
+class Rare(Mlp):
+    """Deaths count thirty times, by hand."""
+
+    def loss(self, batch):
+        x, y = batch
+        weight = torch.where(y == 1, 30.0, 1.0)
+        return (F.cross_entropy(self(x), y, reduction="none") * weight).mean()
+
+
+def test_a_weight_of_a_rare_label_that_no_check_has_seen(tmp_path):
+    torch.manual_seed(0)
+    data, module = Visits(patients=200, records=400), Rare()
+    data.y[:] = 0
+    data.y[[7, 301]] = 1
+    settings = private(checks=True, sample_rate=1.0, physical_batch_size=250)
+    dpsgd, recorder = updates(tmp_path, module, DataLoader(data, batch_size=20), settings)
+    assert worst(dpsgd, recorder, module, data) < EXACT

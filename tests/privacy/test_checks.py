@@ -137,3 +137,30 @@ def test_the_first_finding_that_breaks_the_guarantee_is_raised():
     refuse([kept])
     with pytest.raises(PrivacyError, match=r"seen\. why\. fix\."):
         refuse([kept, Finding("c/d", "seen", "why", "fix")])
+
+
+def test_models_that_count_their_runs_are_refused():
+    with pytest.raises(PrivacyError, match="that every run of the model moves"):
+        ready(Net(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 6)), nn.Tanh(), nn.Linear(6, 2)))
+
+
+def test_a_collate_function_that_draws_at_random_is_for_the_loop_and_said_so():
+    def read(positions):
+        at = torch.as_tensor(list(positions))
+        return X[at] + torch.randn(len(at), 4), Y[at]
+
+    with pytest.raises(PrivacyError, match=r"a collate_fn that draws at\s+random.*__getitem__"):
+        ready(Net(), "opacus", read=read)
+    with pytest.warns(match="differ each time"):
+        assert ready(Net(), "auto", read=read).engine.name == "loop"
+
+
+def test_a_loss_between_records_is_told_from_one_that_misses_the_parameters():
+    module = Net()
+
+    def ranked(batch):
+        score = module.net(batch[0])[:, 0]
+        return F.softplus(score[:, None] - score[None]).triu(1).sum()
+
+    with pytest.raises(PrivacyError, match=r"a loss between records .* is nothing for a record alone"):
+        ready(module, "auto", run_step=ranked)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from memguard.errors import PrivacyError
 from memguard.privacy.guards._tails import squares_tails, total_pmf
-from memguard.privacy.guards.batch_statistics import batch_statistics, changed_buffers
+from memguard.privacy.guards.batch_statistics import batch_statistics, changed_buffers, moving_buffers
 from memguard.privacy.guards.coverage import coverage, optimizer_covers, weights_moved
 from memguard.privacy.guards.denominator import denominator, frozen
 from memguard.privacy.guards.finding import FALSE_ALARM, Finding, Verdict
@@ -393,3 +393,23 @@ def test_tails_bound_the_exact_ones():
         assert below >= stats.binom.cdf(x, 40, 0.2) and above >= stats.binom.sf(x - 1, 40, 0.2)
     assert squares_tails(20.0, [one])[1] < 1e-3
     assert squares_tails(0.0, [(np.zeros(1), np.ones(1), 4)]) == (1.0, 1.0)
+
+
+def test_buffers_that_every_run_moves():
+    class Cached(nn.Linear):
+        """Makes a table at the first run, which then stays."""
+
+        def forward(self, x):
+            if not hasattr(self, "table"):
+                self.register_buffer("table", torch.arange(9.0))
+            return super().forward(x) + self.table[: x.shape[1]]
+
+    net = nn.Sequential(Remembers(), nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)), Cached(3, 3))
+    kept = {n: v.clone() for n, v in net.named_buffers()}
+    found = moving_buffers(net, lambda: net(torch.ones(2, 3)))
+    assert {"0.calls", "0.center", "1.parametrizations.weight.0._u"} <= set(found.names)
+    assert "2.table" not in found.names
+    with pytest.raises(PrivacyError, match="that every run of the model moves"):
+        found.require()
+    assert all(torch.equal(v, kept[n]) for n, v in net.named_buffers() if n in kept)
+    assert moving_buffers(Cached(3, 3), lambda: None).ok

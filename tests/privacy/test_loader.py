@@ -451,3 +451,30 @@ def test_reading_chosen_records_is_what_the_loader_does(name):
 
 def test_reading_takes_arrays_of_positions():
     assert reader(DataLoader(TensorDataset(torch.arange(9))))(np.array([4, 2]))[0].tolist() == [4, 2]
+
+
+def test_records_that_are_read_once_are_the_same_alone_and_together():
+    class Crops(Dataset):
+        reads = 0
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            self.reads += 1
+            return {"x": torch.rand(3), "i": i}
+
+    def spoils(records):
+        batch = default_collate(records)
+        for record in records:
+            record.clear()
+        return batch
+
+    data = Crops()
+    read = reader(DataLoader(data, batch_size=2, collate_fn=spoils), once=True)
+    together, alone = read([4, 1]), read([1])
+    assert torch.equal(together["x"][1:], alone["x"])
+    assert alone["i"].tolist() == [1]
+    assert data.reads == 2
+    again = reader(DataLoader(data, batch_size=2))
+    assert not torch.equal(again([1])["x"], again([1])["x"])

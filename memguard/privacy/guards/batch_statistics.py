@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from memguard.capture.stillness import forked_rng
 from memguard.errors import PrivacyError
 from memguard.privacy.guards.finding import Finding, Verdict
 
-__all__ = ["BatchStatistics", "batch_statistics", "changed_buffers"]
+__all__ = ["BatchStatistics", "batch_statistics", "changed_buffers", "moving_buffers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,54 @@ def changed_buffers(module: nn.Module, forwards: Sequence[Callable[[], Any]]) ->
             f"{len(names)} buffer{'s' if len(names) > 1 else ''} that training data change: {', '.join(names[:5])}",
             "buffers are part of the model, and nothing clips or noises what they hold",
             "remove them, keep them fixed during training, or compute them on public data",
+        )
+    return BatchStatistics(finding=finding, names=tuple(names))
+
+
+def moving_buffers(module: nn.Module, forward: Callable[[], Any]) -> BatchStatistics:
+    """Run the model twice on the same records and see which buffers move on each time.
+
+    Args:
+        module: Whose buffers are watched; they are as before afterwards.
+        forward: Runs the model in its modes.
+
+    Returns:
+        The verdict.
+
+    Guarantees:
+        Such a buffer (a counter, the vector of a spectral norm) knows nothing of what the records hold, and all the
+        same how often the model ran. With patients drawn by chance that is a count of patients, saved without noise;
+        and what is computed with it depends on who came before. A cache that is made once and then stays is none.
+
+    Example:
+        >>> net = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+        >>> "parametrizations.weight.0._u" in moving_buffers(net, lambda: net(torch.ones(1, 3))).names
+        True
+    """
+    before = {name: value.detach().clone() for name, value in module.named_buffers()}
+    states: list[dict[str, Tensor]] = []
+    try:
+        for _ in range(2):
+            with forked_rng(0):
+                forward()
+            states.append({name: value.detach().clone() for name, value in module.named_buffers()})
+    finally:
+        _restore(module, before)
+    moved = {name for name, value in states[1].items() if not _equal(value, states[0].get(name))}
+    # Where its power iteration has settled, a spectral norm moves as soon as the weights do.
+    moved |= {
+        f"{path}._u" for path, part in module.named_modules() if type(part) is _SpectralNorm and part.training
+    }
+    names = sorted(moved)
+    finding = None
+    if names:
+        finding = Finding(
+            "batch_statistics/moving",
+            f"{len(names)} buffer{'s' if len(names) > 1 else ''} that every run of the model moves: "
+            f"{', '.join(names[:5])}",
+            "how often it runs depends on how many were drawn, which is saved with the model and not noised",
+            "count steps in on_train_batch_start, and give up spectral_norm (each gradient is bounded as it is), or "
+            "apply torch.nn.utils.parametrize.remove_parametrizations before training",
         )
     return BatchStatistics(finding=finding, names=tuple(names))
 
