@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memguard.errors import PrivacyError
-from memguard.privacy.accounting import Phase, calibration, epsilon, noise_multiplier_for
+from memguard.privacy.accounting import Phase, calibration, epsilon, noise_multiplier_for, patient_epsilon
 from memguard.privacy.accounting.calibration import crossing
+from memguard.privacy.accounting.rdp import rdp_epsilon
 
 SETTINGS = [
     (8.0, 1e-5, 0.01, 1000),
@@ -116,3 +117,23 @@ def test_crossing_that_never_comes():
     assert crossing(lambda x: 0.0, 1.0, 1.0, most=100, rising=True) == pytest.approx(100)
     with pytest.raises(PrivacyError, match="cannot be reached"):
         crossing(lambda x: 5.0, 1.0, 1.0, most=100)
+
+
+@pytest.mark.parametrize("records", [1, 3])
+def test_an_epsilon_beyond_all_sense_takes_no_minutes(monkeypatch, records):
+    def slow(*_):
+        raise AssertionError("a finer accountant")
+
+    for name in ("prv_epsilon", "pld_epsilon", "mixture_epsilon"):
+        monkeypatch.setattr(f"memguard.privacy.accounting.reported.{name}", slow)
+    # The search begins with much noise, where they are quick; this is where it ends.
+    quick = calibration.mixture_epsilon
+    monkeypatch.setattr(
+        calibration, "mixture_epsilon", lambda h, d: quick(h, d) if rdp_epsilon(h, d) < 200 else slow()
+    )
+    found = patient_epsilon([Phase(0.05, 0.25, 10)], 1e-3, records)
+    assert found.value > 1000
+    assert found.accountant == "RDP"
+    assert "nothing finer is computed" in found.note
+    noise = noise_multiplier_for(1000.0, 1e-3, 0.25, 10)
+    assert 990 < epsilon([Phase(noise, 0.25, 10)], 1e-3).value <= 1000

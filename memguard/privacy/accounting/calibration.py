@@ -9,7 +9,7 @@ from memguard.errors import PrivacyError
 from memguard.privacy.accounting.mixture import mixture_epsilon
 from memguard.privacy.accounting.phases import Phase, check_count, check_delta, check_rate
 from memguard.privacy.accounting.rdp import rdp_epsilon
-from memguard.privacy.accounting.reported import epsilon
+from memguard.privacy.accounting.reported import BEYOND, epsilon
 
 __all__ = ["check_target", "crossing", "noise_multiplier_for", "quick_epsilon"]
 
@@ -95,7 +95,9 @@ def noise_multiplier_for(
 
 
 def quick_epsilon(history: Sequence[Phase], delta: float) -> float:
-    """Epsilon for a search: memguard's composition, or RDP where that cannot be computed."""
+    """Epsilon for a search: memguard's composition, or RDP where that cannot be computed, or need not be."""
+    if (loose := rdp_epsilon(history, delta)) > BEYOND:
+        return loose
     try:
         return mixture_epsilon(history, delta)
     except PrivacyError:

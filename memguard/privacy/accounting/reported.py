@@ -13,10 +13,13 @@ from memguard.privacy.accounting.mixture import mixture_epsilon
 from memguard.privacy.accounting.phases import Phase, check_count, check_delta, merged
 from memguard.privacy.accounting.rdp import rdp_epsilon
 
-__all__ = ["Epsilon", "epsilon", "patient_epsilon"]
+__all__ = ["BEYOND", "Epsilon", "epsilon", "patient_epsilon"]
 
 _PRV, _PLD, _OWN, _RDP = "PRV", "PLD", "PLD (memguard)", "RDP"
 _TOLERANCE = (0.02, 0.01)
+# By RDP: no promise that is worth the minutes of a finer accountant, whose grids grow with epsilon.
+BEYOND = 200.0
+_CHECKED = 50.0  # for a patient of several records: above, dp-accounting takes its time to find the same
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,11 @@ class Epsilon:
 def epsilon(history: Sequence[Phase], delta: float) -> Epsilon:
     """Epsilon of a run for one unit of privacy, as it goes into a statement.
 
-    PRV (Opacus) and PLD (dp-accounting; memguard's own composition where that is not installed) are computed and
-    the larger is reported. They should agree within .02 + 1 %; where they do not, the note says so. Where one
-    cannot run, for want of memory or time, the other stands beside memguard's composition; where that fails too, RDP
-    is reported, which is always valid and usually larger. The Gaussian (GDP) approximation is never used: it
-    understates epsilon, by half in places.
+    PRV (Opacus) and PLD (dp-accounting; memguard's own composition where that is not installed) are computed and the
+    larger is reported. They should agree within .02 + 1 %; where they do not, the note says so. Where one cannot run,
+    for want of memory or time, the other stands beside memguard's composition; where that fails too, RDP is reported,
+    which is always valid and usually larger; so it is where RDP exceeds 200. The Gaussian (GDP) approximation is
+    never used: it understates epsilon, by half in places.
 
     Args:
         history: Phases of the run; of several runs on the same patients, all of them.
@@ -82,12 +85,15 @@ def epsilon(history: Sequence[Phase], delta: float) -> Epsilon:
         return exact
     found: dict[str, float] = {}
     notes: list[str] = []
+    quick = rdp_epsilon(history, delta)
+    if quick > BEYOND:
+        return _larger(found, [f"above {BEYOND:g} nothing finer is computed"], quick, delta)
     _try(found, notes, _PRV, lambda: prv_epsilon(history, delta))
     _try(found, notes, _PLD, lambda: pld_epsilon(history, delta))
     if len(found) < 2:
         _try(found, notes, _OWN, lambda: mixture_epsilon(history, delta))
         _unless_resolved(found, notes)
-    return _larger(found, notes, rdp_epsilon(history, delta), delta)
+    return _larger(found, notes, quick, delta)
 
 
 def patient_epsilon(history: Sequence[Phase], delta: float, records: int) -> Epsilon:
@@ -129,8 +135,12 @@ def patient_epsilon(history: Sequence[Phase], delta: float, records: int) -> Eps
         return exact
     found: dict[str, float] = {}
     notes: list[str] = []
-    _try(found, notes, _OWN, lambda: mixture_epsilon(history, delta, records))
-    _try(found, notes, _PLD, lambda: pld_epsilon(history, delta, records))
+    if rdp_epsilon(history, delta) > BEYOND:
+        notes.append(f"above {BEYOND:g} nothing finer is computed")
+    else:
+        _try(found, notes, _OWN, lambda: mixture_epsilon(history, delta, records))
+        if found.get(_OWN, 0.0) <= _CHECKED:
+            _try(found, notes, _PLD, lambda: pld_epsilon(history, delta, records))
     _unless_resolved(found, notes)
     return _larger(found, notes, rdp_epsilon(_joined(history, records), delta), delta)
 
