@@ -218,6 +218,12 @@ def _check(
         )
     if len(patients) == 0:
         raise PrivacyError("a training set without records", "there is nobody to sample", "")
+    if (patients.n_patients if unit == "patient" else len(patients)) < 2:
+        raise PrivacyError(
+            f"a training set of one {unit}",
+            "without that one nothing would be left, so a model that is nearly the same could only be one of noise",
+            "train on several, or pass record_to_patient= if these are several patients",
+        )
     if sample_rate is not None and expected_batch_size is not None:
         raise PrivacyError(
             f"sample_rate={sample_rate} and expected_batch_size={expected_batch_size}",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from memguard.errors import PrivacyError
 from memguard.privacy.accounting import Phase, epsilon, noise_multiplier_for, rdp_epsilon, resolve_delta
 from memguard.privacy.guards.finding import Finding
@@ -25,6 +27,12 @@ _KINDS = {
     "static/checkpoint": "monitored_checkpoint",
     "static/plateau": "feedback",
 }
+
+
+_NUMBERS = (
+    "target_epsilon", "noise_multiplier", "max_grad_norm", "sample_rate", "expected_batch_size", "max_records",
+    "physical_batch_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,16 @@ class RunSettings:
                 "how much noise is added must follow from exactly one of them",
                 "pass target_epsilon=8, for example",
             )
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float | np.number)
+            ):
+                raise PrivacyError(
+                    f"{name}={value!r}, a {type(value).__name__}",
+                    "it is read as no number",
+                    f"pass {name}= as a number (YAML reads 1e-5 as text and 1.0e-5 as a number)",
+                )
         for name in ("target_epsilon", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -108,3 +108,9 @@ def test_an_interrupted_epoch_keeps_its_whole_draws(done, then, now):
 def test_planned_ends():
     assert planned_steps(7, None, None) is None
     assert planned_steps(7, 2, 100) == 14
+
+
+@pytest.mark.parametrize(("ids", "unit"), [([7] * 5, "patient"), ([7], "record")])
+def test_nobody_is_protected_by_being_alone(ids, unit):
+    with pytest.raises(PrivacyError, match=f"a training set of one {unit}"):
+        plan(PatientMap.from_ids(ids, source="a list"), unit=unit)

@@ -168,3 +168,11 @@ def test_a_ledger_that_could_not_be_begun_is_let_go(tmp_path):
     (path,) = tmp_path.glob("*.jsonl")
     assert Ledger.read(tmp_path, path.stem).n_steps == 0
     assert Ledger.others(tmp_path, PLAN.fingerprint) == []
+
+
+@pytest.mark.parametrize("name", ["max_grad_norm", "sample_rate", "physical_batch_size", "noise_multiplier"])
+@pytest.mark.parametrize("value", ["1e-1", True, [1.0]])
+def test_what_is_no_number_is_said_to_be_none(name, value):
+    settings = {"target_epsilon": 8.0} if name != "noise_multiplier" else {}
+    with pytest.raises(PrivacyError, match=rf"{name}=.*read as no number.*{name}= as a number"):
+        RunSettings(**settings, **{name: value})
