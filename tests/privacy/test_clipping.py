@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,9 @@ from torch import nn
 
 from memguard.errors import PrivacyError
 from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.engines.base import Work
+from memguard.privacy.engines.opacus import OpacusEngine
+from memguard.privacy.sampling import Chunk
 
 SHAPES = [(3, 2), (4,), ()]
 
@@ -65,6 +69,21 @@ def test_a_gradient_that_is_no_number_adds_nothing_and_is_counted(bad):
     for a, b in zip(total.sums, rest.sums, strict=True):
         assert torch.allclose(a, b)
     assert (total.n_owners, total.n_nonfinite) == (4, 2)  # 1e30 overflows in the square of its norm
+
+
+def test_a_nan_of_one_owner_stays_his_own():
+    x = torch.ones(4, 2)
+    x[3, 0] = torch.nan
+    net = nn.Linear(2, 1, bias=False)
+    parameters = list(net.parameters())
+    engine, into = OpacusEngine(net, parameters, reduction="mean"), ClippedSum(parameters, 10.0)
+    owner = np.array([0, 0, 1, 1])
+    chunk = Chunk(draw=0, part=0, parts=1, positions=np.arange(4), owner=owner, n_owners=2)
+    engine.attach()
+    engine.accumulate(Work(x, chunk), lambda batch: net(batch).mean(), lambda at: x[at : at + 1], into)
+    engine.detach()
+    assert (into.n_owners, into.n_nonfinite) == (2, 1)
+    assert into.sums[0].tolist() == [[1.0, 1.0]]
 
 
 def test_zero_gradients_and_missing_ones():

@@ -69,18 +69,3 @@ def test_no_pass_outlives_its_batch(checkpoint, monkeypatch):
     assert len(alive) <= 1  # the last one is kept, and holds nothing
     assert not any(rows.edges or rows.of or rows._views for rows in alive)
     assert all(p.grad is None for p in parameters)
-
-
-def test_a_nan_of_one_owner_stays_his_own():
-    x = torch.ones(4, 2)
-    x[3, 0] = torch.nan
-    net = nn.Linear(2, 1, bias=False)
-    parameters = list(net.parameters())
-    engine, into = OpacusEngine(net, parameters, reduction="mean"), ClippedSum(parameters, 10.0)
-    owner = np.array([0, 0, 1, 1])
-    chunk = Chunk(draw=0, part=0, parts=1, positions=np.arange(4), owner=owner, n_owners=2)
-    engine.attach()
-    engine.accumulate(Work(x, chunk), lambda batch: net(batch).mean(), lambda at: x[at : at + 1], into)
-    engine.detach()
-    assert (into.n_owners, into.n_nonfinite) == (2, 1)
-    assert into.sums[0].tolist() == [[1.0, 1.0]]
