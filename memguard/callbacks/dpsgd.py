@@ -18,7 +18,7 @@ from memguard.callbacks.stated import Stated
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.checks import refuse
 from memguard.privacy.guards.static import scan
-from memguard.privacy.guards.static_callbacks import PUBLIC_METRICS
+from memguard.privacy.guards.static_callbacks import PUBLIC_METRICS, is_a
 from memguard.privacy.run import PrivateRun, RunSettings
 
 if TYPE_CHECKING:
@@ -281,7 +281,12 @@ class DPSGD(Stated):
         """What was logged is written down when it is first seen: a run that is killed has shown it too."""
         if self._run is None or self._loop is None or trainer.sanity_checking:
             return
-        shown = {*trainer.logged_metrics, *trainer.callback_metrics} - PUBLIC_METRICS - self._logged
+        shown = (
+            {*trainer.logged_metrics, *trainer.callback_metrics}
+            - PUBLIC_METRICS
+            - self._logged
+            - _schedule(trainer)
+        )
         if shown:
             self._logged |= shown
             self._run.write("private_log", keys=sorted(shown))
@@ -338,3 +343,11 @@ class DPSGD(Stated):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._stage in (None, "fit"):  # to test a checkpoint is not to go on from it
             self._state = state_dict or None
+
+
+def _schedule(trainer: pl.Trainer) -> set[str]:
+    """Names of logged learning rates that follow the number of the step alone, and so nobody's data."""
+    if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
+        return set()
+    monitors = [one for one in trainer.callbacks if is_a(one, "LearningRateMonitor")]  # type: ignore[attr-defined]
+    return {name for monitor in monitors for name in monitor.lrs}

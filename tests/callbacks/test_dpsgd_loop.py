@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from _private import Data, Held, Mlp, Visits, private, trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
@@ -120,6 +120,32 @@ def test_logs(tmp_path, unstated):
     assert rows["train_loss"].notna().sum() == 6
     assert rows["val_loss"].notna().sum() == 2
     assert "memguard/dp/epsilon" in run.progress_bar_metrics
+
+
+@pytest.mark.filterwarnings("ignore:.*ReduceLROnPlateau")
+@pytest.mark.parametrize("plateau", [False, True])
+def test_a_learning_rate_is_private_only_where_it_follows_a_metric(tmp_path, plateau):
+    class Scheduled(Mlp):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            steps = torch.optim.lr_scheduler
+            scheduler = steps.ReduceLROnPlateau(optimizer) if plateau else steps.ExponentialLR(optimizer, 0.9)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+    dpsgd = private(**PARTS)
+    logger = CSVLogger(tmp_path, name="csv", version="")
+    fit(
+        tmp_path,
+        dpsgd,
+        Scheduled(),
+        Data(batch_size=10),
+        LearningRateMonitor(),
+        logger=logger,
+        log_every_n_steps=1,
+    )
+    named = dpsgd.statement().text()
+    assert "train_loss" in named
+    assert ("lr-SGD" in named) is plateau
 
 
 def test_early_stopping_and_checkpoints(tmp_path):
