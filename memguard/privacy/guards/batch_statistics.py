@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.utils.parametrizations import _SpectralNorm
 
 from memguard.capture.stillness import forked_rng
 from memguard.errors import PrivacyError
@@ -151,7 +150,9 @@ def moving_buffers(module: nn.Module, forward: Callable[[], Any]) -> BatchStatis
     moved = {name for name, value in states[1].items() if not _equal(value, states[0].get(name))}
     # Where its power iteration has settled, a spectral norm moves as soon as the weights do.
     moved |= {
-        f"{path}._u" for path, part in module.named_modules() if type(part) is _SpectralNorm and part.training
+        f"{path}._u"
+        for path, part in module.named_modules()
+        if type(part).__name__ == "_SpectralNorm" and part.training
     }
     names = sorted(moved)
     finding = None
