@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memguard.auditing.audit import Audit, audit
     from memguard.callbacks.dpsgd import DPSGD
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.errors import MemguardError, MemguardWarning
@@ -13,15 +14,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["DPSGD", "LeakageMonitor", "MemguardError", "MemguardWarning", "check"]
+__all__ = ["DPSGD", "Audit", "LeakageMonitor", "MemguardError", "MemguardWarning", "audit", "check"]
 
 # Lightning and torch take seconds to import: what needs them is loaded when it is first asked for. A module must
 # not have the name of what it holds: once imported, it would stand in its place.
 _HOMES = {
+    "Audit": "memguard.auditing.audit",
     "DPSGD": "memguard.callbacks.dpsgd",
     "LeakageMonitor": "memguard.callbacks.monitor",
     "MemguardError": "memguard.errors",
     "MemguardWarning": "memguard.errors",
+    "audit": "memguard.auditing.audit",
     "check": "memguard.preflight",
 }
 # So that ``memguard.metrics.MembershipAUROC`` works after ``import memguard`` alone.

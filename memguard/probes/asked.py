@@ -25,8 +25,15 @@ class Models(Protocol):
         in_mask: ``(K, N + M)`` whether reference k was trained on the record.
     """
 
-    kind: str
-    in_mask: NDArray[np.bool_]
+    @property
+    def kind(self) -> str:
+        """Of the models."""
+        ...
+
+    @property
+    def in_mask(self) -> NDArray[np.bool_]:
+        """What each was trained on."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -83,8 +90,15 @@ class Probe(Protocol):
         needs: Abilities without which nothing can be asked.
     """
 
-    name: str
-    needs: Sequence[str]
+    @property
+    def name(self) -> str:
+        """Of the probe."""
+        ...
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """Abilities that it needs."""
+        ...
 
     def run(self, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
         """Ask. What cannot be asked goes to ``not_tested``; nothing is raised for a model that is not able to."""

@@ -1,0 +1,103 @@
+"""From what was read of both sides to whom the probes ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from memguard.auditing.sides import Sides
+from memguard.errors import DataError
+from memguard.probes.result import NotTested
+from memguard.probes.strata import default_strata
+from memguard.probes.subject import Subject
+from memguard.records.codes import static_prefix
+
+__all__ = ["Strata", "make_subject"]
+
+Strata = Mapping[str, ArrayLike] | Callable[[Subject], Mapping[str, ArrayLike]] | None
+
+
+def make_subject(
+    sides: Sides,
+    *,
+    names: tuple[str, ...] = (),
+    static: int | ArrayLike | str = "auto",
+    strata: Strata = None,
+) -> tuple[Subject, tuple[NotTested, ...]]:
+    """The subject of an audit, and which strata could not be told.
+
+    Args:
+        sides: Both of them.
+        names: Of the tokens; empty where unknown.
+        static: How many leading tokens of a sequence say who the patient is: a number, one for each record (members
+            first), or ``"auto"``, from the names.
+        strata: Name -> ``(N + M,)`` truth values, beside those that records themselves tell; or a function that
+            makes them from the subject; or name -> patient ids.
+
+    Raises:
+        DataError: If a stratum has another length.
+    """
+    n = len(sides.content)
+    subject = Subject(
+        n_members=len(sides.members),
+        patient=sides.patient,
+        content=sides.content,
+        names=names,
+        static=_static(sides, names, static, n),
+        unit=sides.members.unit,
+    )
+    found, gaps = default_strata(subject)
+    given = strata(subject) if callable(strata) else strata or {}
+    for name, values in given.items():
+        found[name] = _mask(name, values, sides, n)
+    return _with(subject, found), gaps
+
+
+def _with(subject: Subject, strata: Mapping[str, NDArray[np.bool_]]) -> Subject:
+    return Subject(
+        n_members=subject.n_members,
+        patient=subject.patient,
+        content=subject.content,
+        names=subject.names,
+        static=subject.static,
+        strata=strata,
+        unit=subject.unit,
+    )
+
+
+def _static(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDArray[np.int64]:
+    codes = sides.content.codes
+    if codes is None:
+        return np.zeros(n, np.int64)
+    if isinstance(static, str):
+        if static != "auto":
+            raise DataError(
+                f"static={static!r}", "what an attacker knows would be unknown", "pass a number of tokens"
+            )
+        return static_prefix(codes, names) if names else np.minimum(1, codes.lengths)
+    given = np.broadcast_to(np.asarray(static, np.int64), (n,))
+    if (given < 0).any():
+        raise DataError("a negative number of static tokens", "there is none", "pass 0 or more")
+    return np.minimum(given, codes.lengths)
+
+
+def _mask(name: str, values: Any, sides: Sides, n: int) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.shape == (n,) and array.dtype == np.bool_:
+        return array
+    if array.shape == (n,) and np.isin(array, (0, 1)).all():
+        return array.astype(np.bool_)
+    known = {str(one): code for code, one in enumerate(sides.ids)}
+    missing = [str(one) for one in array.ravel().tolist() if str(one) not in known]
+    if array.ndim != 1 or missing:
+        raise DataError(
+            f"a stratum {name!r} of shape {array.shape}, which is neither one truth value for each of {n} records "
+            "nor a list of patient ids",
+            "patients would be put into the wrong stratum",
+            "pass one truth value for each record, members first, or ids of patients",
+        )
+    codes = np.array([known[str(one)] for one in array.tolist()], np.int64)
+    return np.isin(sides.patient, codes)

@@ -1,0 +1,211 @@
+"""The audit from end to end on a small model that has learned its patients by heart."""
+
+from __future__ import annotations
+
+import json
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import memguard
+from memguard.errors import DataError, MemguardError, PatientOverlapError
+from memguard.probes.asked import Budget
+
+NAMES = (
+    "PAD",
+    "BOS",
+    "AGE//30-40",
+    "AGE//80-90",
+    "GENDER//F",
+    "GENDER//M",
+    *(f"CODE//{i}" for i in range(24)),
+)
+QUICK = {"progress": False, "budget": Budget(patients=12, samples=2)}
+
+
+class Codes(Dataset):
+    def __init__(self, seed, n, first):
+        rng = np.random.default_rng(seed)
+        heads = np.stack([np.ones(n, int), rng.integers(2, 4, n), rng.integers(4, 6, n)], 1)
+        self.rows = torch.from_numpy(np.concatenate([heads, rng.integers(6, 30, (n, 9))], 1))
+        self.patient_ids = [f"p{first + i // 2}" for i in range(n)]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, item):
+        return self.rows[item]
+
+
+class Data(pl.LightningDataModule):
+    vocabulary = NAMES
+
+    def __init__(self, n=80, overlap=False):
+        super().__init__()
+        self.train = Codes(0, n, 0)
+        self.held = Codes(1, n, 0 if overlap else n)
+
+    def train_dataloader(self):
+        return DataLoader(self.train, batch_size=16, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.held, batch_size=32)
+
+
+class Next(pl.LightningModule):
+    def __init__(self, width=48, lr=1e-2):
+        super().__init__()
+        self.save_hyperparameters()
+        self.codes = nn.Embedding(len(NAMES), width)
+        self.cell = nn.GRU(width, width, batch_first=True)
+        self.out = nn.Linear(width, len(NAMES))
+
+    def forward(self, codes):
+        return self.out(self.cell(self.codes(codes))[0])
+
+    def loss(self, batch):
+        return F.cross_entropy(self(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), ignore_index=0)
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch))
+        return self.loss(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"])
+
+
+def fitted(data, folder, epochs=25, callbacks=()):
+    pl.seed_everything(0, verbose=False)
+    module = Next()
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=list(callbacks), default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    return module
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    data = Data()
+    return fitted(data, tmp_path_factory.mktemp("fit")), data
+
+
+@pytest.fixture(scope="module")
+def found(trained, tmp_path_factory):
+    module, data = trained
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = torch.get_rng_state()
+    result = memguard.audit(
+        module, data, references=4, backend="sequential", folder=tmp_path_factory.mktemp("audit"), **QUICK
+    )
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    return result
+
+
+@pytest.mark.filterwarnings("ignore::memguard.MemguardWarning")
+def test_what_was_learned_by_heart_is_found(found):
+    numbers = found.report.numbers()
+    assert numbers["membership.strongest.auc"].estimate.low > 0.8
+    assert numbers["membership.strongest.auc"].estimate.n == 80
+    assert found.report.members.n_patients == 40 and found.report.members.n_records == 80
+    assert found.report.references.count == 4
+    assert found.subject.static.tolist() == [3] * 160
+    assert {one.probe for one in found.report.sections} >= {"membership", "trajectory", "subgroups"}
+    why = {gap.what for gap in found.report.gaps()}
+    assert "Sensitive codes" in why  # CODE//7 is in no table, and that is said
+
+
+def test_the_report_is_written_and_read_again(found, tmp_path):
+    files = found.save(tmp_path / "out")
+    assert {"json", "page", "markdown", "card", "records"} <= set(files)
+    assert json.loads(files["json"].read_text())["schema"] == "memguard.audit/1"
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files.values())
+    text = files["page"].read_text() + files["markdown"].read_text()
+    assert "p17" not in text
+
+
+def test_losses_are_those_of_the_model(trained, found):
+    module, data = trained
+    with torch.no_grad():
+        row = data.train[3][None]
+        wanted = F.cross_entropy(module.eval()(row[:, :-1]).flatten(0, 1), row[:, 1:].flatten())
+    severity = next(one for one in found.results if one.probe == "membership").evidence
+    assert severity
+    from memguard.auditing.live import in_a_run
+    from memguard.auditing.sides import read_sides
+
+    sides = in_a_run(module, data, read_sides)
+    assert sides.target.loss[3] == pytest.approx(float(wanted), rel=1e-5)
+    assert sides.content.codes[83].tolist() == data.held[3].tolist()
+    assert sides.ids[sides.patient[83]] == "p81"
+
+
+def test_a_second_audit_trains_no_reference_again(trained, tmp_path, capsys):
+    module, data = trained
+    options = {
+        "references": 2,
+        "probes": ["membership"],
+        "backend": "sequential",
+        "folder": tmp_path,
+        **QUICK,
+    }
+    first, second = (memguard.audit(module, data, **options) for _ in range(2))
+    assert first.report.references.notes != second.report.references.notes
+    assert any("kept from before" in note for note in second.report.references.notes)
+    name = "membership.strongest.auc"
+    assert first.report.numbers()[name] == second.report.numbers()[name]
+
+
+@pytest.mark.parametrize("references", ["none", "counts"])
+def test_without_training_any_reference(trained, tmp_path, references):
+    module, data = trained
+    result = memguard.audit(
+        module, data, references=references, probes=["membership", "copies"], folder=tmp_path, **QUICK
+    )
+    assert result.report.references.kind == references
+    assert result.report.numbers()["membership.loss.auc"].estimate.low > 0.8
+
+
+def test_loaders_in_the_place_of_a_datamodule(trained, tmp_path):
+    module, data = trained
+    pair = data.train_dataloader(), data.val_dataloader()
+    one = memguard.audit(module, pair, references="none", probes=["membership"], folder=tmp_path, **QUICK)
+    other = memguard.audit(
+        module, data, heldout=pair[1], references="none", probes=["membership"], folder=tmp_path, **QUICK
+    )
+    name = "membership.loss.auc"
+    assert one.report.numbers()[name] == other.report.numbers()[name]
+
+
+def test_a_model_without_its_trainer_or_its_arguments_says_what_was_not_tested(trained, tmp_path):
+    _, data = trained
+    module = Next()
+    result = memguard.audit(module, data, references=2, probes=["membership"], folder=tmp_path, **QUICK)
+    gaps = {gap.what: gap for gap in result.report.gaps()}
+    assert "trainer=" in gaps["Comparison with reference models"].fix
+    assert result.report.references.kind == "counts"
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "match"),
+    [
+        (Data(overlap=True), {}, PatientOverlapError, "also trained on"),
+        ("folder", {}, DataError, "LightningDataModule"),
+        (Data(), {"probes": ["membrship"]}, MemguardError, "use one of membership"),
+        (Data(), {"references": 1}, MemguardError, "references=1"),
+        (Data(), {"vocabulary": NAMES[:4], "probes": ["membership"], "static": -1}, DataError, "negative"),
+    ],
+)
+def test_refused(trained, tmp_path, data, options, error, match):
+    with pytest.raises(error, match=match):
+        memguard.audit(trained[0], data, folder=tmp_path, **{"references": "none", **QUICK, **options})
