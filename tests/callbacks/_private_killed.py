@@ -53,8 +53,11 @@ def train(folder, out, epochs):
     os.write(out, b"!")
 
 
-def until_killed(folder, wait, epochs):
-    """Steps that a child said to have taken before it was killed; whether it came to its end."""
+def until_killed(folder, least, wait, epochs):
+    """Killed some time after it has taken so many steps, so that a slow machine takes steps too.
+
+    Steps that a child said to have taken before it was killed; whether it came to its end.
+    """
     inside, outside = os.pipe()
     child = os.fork()
     if child == 0:
@@ -77,8 +80,9 @@ def until_killed(folder, wait, epochs):
         got = os.read(inside, 4096)
         if not got:
             break
-        begun = begun or time.monotonic()
         said += got
+        if begun is None and said.count(b".") >= least:
+            begun = time.monotonic()
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     while got := os.read(inside, 4096):
@@ -93,7 +97,7 @@ def main(folder, kills, seed):
     folder = Path(folder)
     taken, found = 0, []
     for _ in range(kills):
-        steps, ended, failed = until_killed(folder, rng.random() * 0.15, epochs=10_000)
+        steps, ended, failed = until_killed(folder, rng.randint(1, 3), rng.random() * 0.1, epochs=10_000)
         taken += steps
         # A run that was killed before its first checkpoint begins anew, with a ledger of its own.
         ledgers = [Ledger.read(path.parent, path.stem) for path in (folder / "memguard-dp").glob("*.jsonl")]

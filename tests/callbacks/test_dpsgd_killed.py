@@ -35,7 +35,7 @@ def check(folder, kills, seed):
         assert one["held"] <= one["taken"] + number  # at most one a kill was written and not taken
         assert one["seeds"] >= 2 * number  # new noise and new draws at every start
         before = one["held"]
-    assert found[-1]["taken"] > kills  # steps were taken between the kills
+    assert found[-1]["taken"] >= kills  # steps were taken between the kills
     spent = []
     for path in (folder / "memguard-dp").glob("*.jsonl"):
         ledger = Ledger.read(path.parent, path.stem)
