@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> Audit:
         monitor=monitor,
         references=args.references,
         vocabulary=names,
+        sensitive=Path(__file__).parent / "data" / "nafld_sensitive.toml" if args.data == "nafld" else None,
         backend=args.backend,
         budget=Budget(patients=args.asked, samples=5, seed=args.seed),
         folder=out / "audit",
