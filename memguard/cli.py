@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from memguard.report.audit import AuditReport
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]
 
 PASSED, FAILED, UNUSABLE = 0, 1, 2
 
@@ -73,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemguardError as error:
         print(f"memguard {args.subcommand}: {error}", file=sys.stderr)
         return UNUSABLE
+
+
+def entry() -> None:
+    """What the command ``memguard`` calls."""
+    sys.exit(main())
 
 
 def _parser() -> ArgumentParser:
@@ -358,4 +363,4 @@ def _as_long(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

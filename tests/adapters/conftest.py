@@ -1,4 +1,4 @@
-"""Lets the tests of adapters share ``_models.py``, also under pytest's importlib mode."""
+"""Lets the tests of adapters share ``_sequence_models.py``, also under pytest's importlib mode."""
 
 import sys
 from pathlib import Path

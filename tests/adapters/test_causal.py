@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from _models import Plain, Recurrent, V, made, naive_log_probs, naive_next, sequences
+from _sequence_models import Plain, Recurrent, V, made, naive_log_probs, naive_next, sequences
 from torch import nn
 
 from memguard.adapters import CausalAdapter, ModelAdapter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from _models import V, sequences
+from _sequence_models import V, sequences
 
 from memguard.adapters import CountsAdapter, ModelAdapter
 from memguard.errors import AbilityError, DataError

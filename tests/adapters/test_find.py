@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from _models import Plain, Recurrent, V, made, sequences
+from _sequence_models import Plain, Recurrent, V, made, sequences
 from torch import nn
 
 from memguard.adapters import CausalAdapter, CountsAdapter, find_adapter

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from _models import V, naive_log_probs, naive_next, sequences
+from _sequence_models import V, naive_log_probs, naive_next, sequences
 from torch import nn
 
 from memguard.adapters import CausalAdapter, HFAdapter

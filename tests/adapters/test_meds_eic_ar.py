@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from _models import V, naive_log_probs, sequences
+from _sequence_models import V, naive_log_probs, sequences
 from torch import Tensor, nn
 
 from memguard.adapters import HFAdapter, MEICARAdapter

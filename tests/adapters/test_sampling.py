@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from _models import Plain, Recurrent, V, made, naive_next, sequences
+from _sequence_models import Plain, Recurrent, V, made, naive_next, sequences
 from scipy import stats
 
 from memguard.adapters import CausalAdapter

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import torch
-from _models import SETTINGS, Net, data, sides
+from _reference_models import SETTINGS, Net, data, sides
 
 from memguard.references.halves import halves
 from memguard.references.pool import train_pool

@@ -15,7 +15,7 @@ import _killed
 import numpy as np
 import pytest
 import torch
-from _models import SETTINGS, Net, Tied, data, same, sides
+from _reference_models import SETTINGS, Net, Tied, data, same, sides
 
 from memguard.errors import MemguardWarning, ReferenceModelError
 from memguard.references.halves import halves

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from _models import SETTINGS, Net, data, records, same, sides
+from _reference_models import SETTINGS, Net, data, records, same, sides
 from torch.nn import functional as F
 
 from memguard.errors import ReferenceModelError

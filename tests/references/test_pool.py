@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from _models import SETTINGS, Broken, Net, Tied, data, same, sides
+from _reference_models import SETTINGS, Broken, Net, Tied, data, same, sides
 from torch.nn import functional as F
 
 from memguard.errors import MemguardWarning, ReferenceModelError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from _models import SETTINGS, Broken, Net, data, same, sides
+from _reference_models import SETTINGS, Broken, Net, data, same, sides
 
 from memguard.errors import ReferenceModelError
 from memguard.references.halves import halves

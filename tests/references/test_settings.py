@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from _models import Net, records
+from _reference_models import Net, records
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from memguard.errors import ReferenceModelError

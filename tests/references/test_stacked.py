@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from _models import SETTINGS, Net, Tied, data, same, sides
+from _reference_models import SETTINGS, Net, Tied, data, same, sides
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import BinaryAccuracy
