@@ -35,14 +35,14 @@ def test_python_blocks_parse_and_import(page: Path):
                 module = importlib.import_module(str(node.module))
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "LeakageMonitor":
-                check_arguments({str(k.arg) for k in node.keywords})
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("LeakageMonitor", "DPSGD", "audit"):
+                check_arguments({str(k.arg) for k in node.keywords}, ast.unparse(node.func))
 
 
-def check_arguments(given: set[str]) -> None:
-    from memguard import LeakageMonitor
+def check_arguments(given: set[str], front: str = "LeakageMonitor") -> None:
+    import memguard
 
-    assert given <= set(inspect.signature(LeakageMonitor).parameters)
+    assert given <= set(inspect.signature(getattr(memguard, front)).parameters)
 
 
 def test_configuration_blocks_give_arguments_that_exist():
@@ -56,11 +56,16 @@ def test_configuration_blocks_give_arguments_that_exist():
 
 
 def test_arguments_named_in_the_text_exist():
-    from memguard import DPSGD, LeakageMonitor, attacks
+    from memguard import DPSGD, LeakageMonitor, attacks, audit
+    from memguard.adapters import CausalAdapter, find_adapter
+    from memguard.callbacks.planted import PlantedCanaries
     from memguard.records.patients import resolve_patients
+    from memguard.references.data import TrainingData
+    from memguard.references.pool import train_pool
 
     known: set[str] = set()
-    for front in (LeakageMonitor, DPSGD, resolve_patients):
+    fronts = (LeakageMonitor, DPSGD, audit, resolve_patients, find_adapter, train_pool)
+    for front in (*fronts, CausalAdapter, TrainingData, PlantedCanaries):
         known |= set(inspect.signature(front).parameters)
     for name in attacks.__all__:
         known |= set(inspect.signature(getattr(attacks, name)).parameters)
