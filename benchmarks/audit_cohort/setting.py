@@ -39,10 +39,7 @@ def adapters_of(world: World) -> list[ModelAdapter]:
     """All models of a world, ready to be asked."""
     adapters: list[ModelAdapter] = []
     for model in world.models:
-        adapter = CausalAdapter(model, logits=_logits, vocabulary=VOCABULARY, batch=512)
-        # Its blocks pick rows by place, which looks like a table of as many places as the trial had tokens.
-        adapter.longest = model.places.num_embeddings
-        adapters.append(adapter)
+        adapters.append(CausalAdapter(model, logits=_logits, vocabulary=VOCABULARY, batch=512))
     return adapters
 
 

@@ -110,6 +110,8 @@ def limits_of(
         flat = indices.reshape(-1)
         if table is None and torch.equal(flat, tokens[0]):
             table = weight.detach()
+        elif weight.shape[0] == short:
+            continue  # what was computed for these tokens, picked by place: it grows with them
         elif short > 1 and torch.equal(flat - flat[0], torch.arange(short, device=device)):
             rows = weight.shape[0] - int(flat[0])
             found = rows if found is None else min(rows, found)

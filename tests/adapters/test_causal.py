@@ -256,3 +256,24 @@ def test_module_and_generators_are_left_as_they_were():
         adapter.log_probs(Ragged.from_lists([[V]]))
     assert state() == before
     assert all(weight.grad is None for weight in model.parameters())
+
+
+class PicksByPlace(torch.nn.Module):
+    """Rows of what was computed are picked by place, which looks like a table of positions and is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes = torch.nn.Embedding(V, 6)
+        self.out = torch.nn.Linear(6, V)
+
+    def forward(self, tokens):
+        hidden = self.codes(tokens).cumsum(1)[0]
+        return self.out(hidden[torch.arange(tokens.shape[1])])[None].expand(len(tokens), -1, -1) * 1
+
+
+def test_activations_that_are_picked_by_place_are_no_table():
+    from memguard.adapters._limits import limits_of
+
+    model = PicksByPlace()
+    found = limits_of(lambda tokens: model(tokens), pad=0, longest=None, device=torch.device("cpu"))
+    assert found.longest is None
