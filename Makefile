@@ -8,6 +8,9 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
+# Tests are spread over the cores, a file each; SPREAD= runs them one after another.
+SPREAD ?= -n auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo audit-demo test test-all lint format docs clean
 
@@ -53,10 +56,10 @@ audit-demo: $(VENV)/.audit
 	$(BIN)/python -m recipes.audit_demo --out runs/audit-demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(SPREAD)
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(BIN)/python -m pytest -q $(SPREAD) -m "slow or not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

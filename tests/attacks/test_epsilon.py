@@ -112,6 +112,12 @@ def test_the_bound_is_the_root_of_its_p_value(delta):
 # -- weighed guesses ---
 
 
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-9, 1e-7, 1e-5, 1e-3])
+def test_weighted_p_value_of_coins_that_are_almost_fair(epsilon):
+    p = 1 / (1 + math.exp(-epsilon))
+    assert weighted_p_value(np.array([1]), np.array([True]), epsilon) == pytest.approx(p, abs=1e-15)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.data(), st.floats(0, 3), st.integers(0, 2))
 def test_weighted_p_value_by_enumeration(weights, data, epsilon, slack):

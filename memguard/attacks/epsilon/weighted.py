@@ -259,10 +259,12 @@ def _tail(counts: tuple[int, ...], p: float) -> tuple[Floats, int]:
     size = fft.next_fast_len(min(total + 1, int(24 * deviation) + 60 * int(w.max()) + 1), real=True)
     first = 0 if size > total else max(0, min(int(mean) - size // 2, total + 1 - size))
     angle = np.outer(w, 2 * np.pi / size * np.arange(size // 2 + 1))
-    # log of 1 - p + p exp(-i angle), by its modulus (1 - 2 p (1 - p) (1 - cos)) and its argument
-    sine = np.sin(angle / 2)
+    # log of 1 - p + p exp(-i angle), by its squared modulus 1 - 4 p (1 - p) sin^2, which is a sum where it is small
+    sine, cosine = np.sin(angle / 2), np.cos(angle / 2)
+    lost = 4 * p * (1 - p) * sine**2
     with np.errstate(divide="ignore"):  # a modulus of 0 has the logarithm -inf, and comes back as 0
-        modulus = k @ (0.5 * np.log1p(np.maximum(-4 * p * (1 - p) * sine**2, -1.0)))
+        near = np.log(cosine**2 + ((1 - 2 * p) * sine) ** 2)
+        modulus = k @ (0.5 * np.where(lost < 0.5, np.log1p(-np.minimum(lost, 0.5)), near))
     argument = k @ np.arctan2(-p * np.sin(angle), 1 - 2 * p * sine**2)
     mass = fft.irfft(np.exp(modulus) * (np.cos(argument) + 1j * np.sin(argument)), n=size)
     mass = np.maximum(np.roll(mass, -(first % size)), 0.0)
