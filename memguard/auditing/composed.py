@@ -11,7 +11,7 @@ from memguard.attacks.estimate import Estimate
 from memguard.probes.result import Evidence, NotTested, ProbeResult, Table
 from memguard.probes.strata import breakdown, flagged_patients
 from memguard.probes.subject import Subject
-from memguard.report.audit import Gap, Section, Side, Stratum, from_probe, side_of, tails_of
+from memguard.report.audit import Gap, Section, SideCounts, Stratum, from_probe, side_of, tails_of
 from memguard.report.audit.parts import Tail
 
 __all__ = ["Parts", "gap_of", "parts_of", "sides_of", "subgroups"]
@@ -135,12 +135,12 @@ def _answer(rows: Sequence[Stratum]) -> str:
     )
 
 
-def sides_of(subject: Subject) -> tuple[Side, Side]:
+def sides_of(subject: Subject) -> tuple[SideCounts, SideCounts]:
     """Both sides in numbers."""
     members, held_out = (side_of(subject, member=one) for one in (True, False))
     return (
-        Side(n_patients=members[0], n_records=members[1], records_per_patient=members[2]),
-        Side(n_patients=held_out[0], n_records=held_out[1], records_per_patient=held_out[2]),
+        SideCounts(n_patients=members[0], n_records=members[1], records_per_patient=members[2]),
+        SideCounts(n_patients=held_out[0], n_records=held_out[1], records_per_patient=held_out[2]),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from memguard.errors import PrivacyError
 
-__all__ = ["GENESIS", "TORN", "Entry", "Lines", "broken", "chained"]
+__all__ = ["GENESIS", "TORN", "ChainedLines", "Entry", "broken", "chained"]
 
 Entry = dict[str, Any]
 
@@ -65,7 +65,7 @@ def _parse(line: bytes) -> Entry | None:
     return entry if isinstance(entry, dict) and isinstance(entry.get("line"), int) else None
 
 
-class Lines:
+class ChainedLines:
     """Reads the entries of a journal, in order, up to its end or to the first place where the chain does not hold.
 
     Args:
@@ -75,12 +75,12 @@ class Lines:
         problem: After reading: what is wrong with the chain, empty if nothing is.
         torn: After reading: lines at the end that a kill left unfinished.
         unended: After reading: the last entry is whole and only its end of line is missing.
-        n_lines: Lines read, torn ones included.
+        n_lines: ChainedLines read, torn ones included.
         chain: Hash of the last line.
 
     Example:
         >>> import io
-        >>> lines = Lines(io.BytesIO(b'{"kind":"st'))
+        >>> lines = ChainedLines(io.BytesIO(b'{"kind":"st'))
         >>> list(lines), lines.torn, lines.problem
         ([], [b'{"kind":"st'], '')
     """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memguard.errors import MemguardWarning, PrivacyError
-from memguard.privacy.chain import GENESIS, TORN, Entry, Lines, chained
+from memguard.privacy.chain import GENESIS, TORN, ChainedLines, Entry, chained
 
 try:
     import fcntl
@@ -37,7 +37,7 @@ class Journal:
 
     Attributes:
         path: The file, mode 0600.
-        n_lines: Lines in it.
+        n_lines: ChainedLines in it.
         chain: Hash of the last one.
         unsure: A write was cut short by an exception: what stands in the file is to be read again.
     """
@@ -86,7 +86,7 @@ class Journal:
             raise _unwritable(path, error) from error
         return cls(path, handle)
 
-    def adopt(self, lines: Lines) -> None:
+    def adopt(self, lines: ChainedLines) -> None:
         """Go on after lines that were read to the end, and have no problem."""
         self.n_lines, self.chain = lines.n_lines, lines.chain
         self._torn, self._unended, self.unsure = lines.torn, lines.unended, False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from memguard import __version__
 from memguard.errors import PrivacyError
-from memguard.privacy.chain import Entry, Lines, broken
+from memguard.privacy.chain import ChainedLines, Entry, broken
 from memguard.privacy.journal import Journal
 from memguard.privacy.lineage import FORMAT, OtherRun, check_claim, check_same, check_seeds, existing, not_of
 from memguard.privacy.tally import KINDS, Tally, facts_of
@@ -315,7 +315,7 @@ class Ledger:
     def entries(self) -> Iterator[Entry]:
         """All entries, read from the file; up to the first that is broken."""
         with self.path.open("rb") as file:
-            yield from Lines(file)
+            yield from ChainedLines(file)
 
     def history(self, stratum: str | None = None) -> list[Phase]:
         """Steps by noise and rate, in order, equal neighbours joined.
@@ -393,7 +393,7 @@ class Ledger:
         """Read the file from its beginning; returns the hash of the line that a mark names."""
         self._tally, hashed = Tally(), ""
         with self.path.open("rb") as file:
-            lines = Lines(file)
+            lines = ChainedLines(file)
             for entry in lines:
                 self._tally.see(entry)
                 if entry["line"] == marked:

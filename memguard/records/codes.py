@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from memguard.records.content import Ragged
 __all__ = ["SYSTEMS", "CodeNames", "normal_code", "parse_codes", "static_prefix"]
 
 Bools = NDArray[np.bool_]
-Texts = NDArray[np.object_]
+Texts = NDArray[Any]
 
 _ICD10 = r"[A-Z]\d[0-9A-Z][0-9A-Z]{0,4}"
 _ICD9 = r"\d{3,5}|V\d{2,4}|E\d{3,4}"

@@ -347,7 +347,7 @@ class Stream(IterableDataset):
         return iter(torch.arange(3))
 
 
-class OwnLoader(DataLoader):
+class AnotherLoader(DataLoader):
     pass
 
 
@@ -366,7 +366,7 @@ class OwnBatches(BatchSampler):
         ),
         (lambda d: DataLoader(d, sampler=RandomSampler(d, replacement=True)), "RandomSampler"),
         (lambda d: DataLoader(d, batch_sampler=OwnBatches(SequentialSampler(d), 4, False)), "OwnBatches"),
-        (lambda d: OwnLoader(d), "OwnLoader"),
+        (lambda d: AnotherLoader(d), "AnotherLoader"),
     ],
 )
 def test_loaders_that_are_not_plain(loader, said):
@@ -382,8 +382,8 @@ def test_loaders_that_are_not_plain(loader, said):
 def test_a_loader_alone_in_a_collection():
     data = Data()
     plain = data.train_dataloader
-    data.train_dataloader = lambda: {"ehr": plain()}  # type: ignore[method-assign]
-    assert set(_loader(_planted(data))) == {"ehr"}
+    data.train_dataloader = lambda: {"ward": plain()}  # type: ignore[method-assign]
+    assert set(_loader(_planted(data))) == {"ward"}
 
 
 def test_ids():

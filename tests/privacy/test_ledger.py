@@ -12,7 +12,7 @@ import pytest
 
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy import journal
-from memguard.privacy.chain import Lines
+from memguard.privacy.chain import ChainedLines
 from memguard.privacy.ledger import Ledger
 
 FACTS = {"unit": "patient", "n_owners": 100, "most_records": 7, "max_records": None, "engine": "loop"}
@@ -72,7 +72,7 @@ def test_every_line_is_synced_before_the_call_returns_and_the_file_is_not_read(t
     monkeypatch.setattr(journal.os, "fsync", lambda fd: done.append("sync") or sync(fd))
     ledger = new(tmp_path)
     assert done.count("sync") >= 3 + 1  # lines, and the folder
-    monkeypatch.setattr(Lines, "__iter__", lambda self: pytest.fail("an append reads the file"))
+    monkeypatch.setattr(ChainedLines, "__iter__", lambda self: pytest.fail("an append reads the file"))
     for number in range(5):
         done.clear()
         ledger.step(number)

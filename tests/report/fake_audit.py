@@ -18,7 +18,7 @@ from memguard.report.audit import (
     Gap,
     Provenance,
     References,
-    Side,
+    SideCounts,
     Stratum,
     Utility,
     from_probe,
@@ -252,7 +252,7 @@ def report(**changes: Any) -> AuditReport:
     tried, gaps = threats_of(sections)
     sections.append(from_probe(subgroups(), one, headline=""))
     sides = [
-        Side(
+        SideCounts(
             **dict(
                 zip(("n_patients", "n_records", "records_per_patient"), side_of(one, member=m), strict=True)
             )
@@ -316,7 +316,7 @@ def shown(**changes: Any) -> EpsilonShown:
 
 def bare(**changes: Any) -> AuditReport:
     """Of which nothing is known but its sides."""
-    side = Side(n_patients=100, n_records=130)
+    side = SideCounts(n_patients=100, n_records=130)
     values: dict[str, Any] = {
         "version": "0",
         "created": "2026-01-01T00:00:00Z",

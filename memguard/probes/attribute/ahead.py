@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memguard.adapters.base import ModelAdapter
 from memguard.attacks.estimate import Estimate
 from memguard.probes.attribute.asking import Question, ask
-from memguard.probes.attribute.classes import Side, difference, read_side
+from memguard.probes.attribute.classes import ClassSide, difference, read_side
 from memguard.probes.attribute.items import Categories, drawn_patients
 from memguard.probes.prompts import beginnings
 from memguard.probes.result import NotTested
@@ -47,8 +47,8 @@ class Ahead:
     category: int
     k: int
     sampled: bool
-    inside: Side
-    outside: Side
+    inside: ClassSide
+    outside: ClassSide
 
     def minus(self, measure: str) -> Estimate | None:
         """Members less never-trained patients."""

@@ -12,7 +12,7 @@ from scipy import stats
 from memguard.attacks.estimate import Estimate
 from memguard.attacks.membership import auc
 
-__all__ = ["Side", "average_precision", "difference", "read_side"]
+__all__ = ["ClassSide", "average_precision", "difference", "read_side"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -21,7 +21,7 @@ _DRAWS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class ClassSide:
     """How well patients with the code are told from those without, on one side.
 
     Attributes:
@@ -66,7 +66,7 @@ def average_precision(score: Floats, positive: Bools, copies: Floats | None = No
 
 def read_side(
     score: Floats, positive: Bools, threshold: float, *, confidence: float = 0.95, seed: int = 0
-) -> Side:
+) -> ClassSide:
     """Numbers of one side, one record a patient.
 
     Args:
@@ -92,7 +92,7 @@ def read_side(
     tails = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     value = average_precision(score, positive)
     called = score > threshold
-    return Side(
+    return ClassSide(
         positives=n_positive,
         n=n,
         auroc=auc(score, positive, confidence=confidence),

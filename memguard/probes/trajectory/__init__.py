@@ -17,7 +17,7 @@ from memguard.probes.trajectory.answers import Answers, tier_result
 from memguard.probes.trajectory.asking import Clock, Questions, Sampling, assign
 from memguard.probes.trajectory.reading import Reader
 from memguard.probes.trajectory.summary import TierResult, curves, evidence, flags, numbers, tables
-from memguard.probes.trajectory.tiers import Plan, draw, never_saw
+from memguard.probes.trajectory.tiers import TierPlan, draw, never_saw
 from memguard.probes.trajectory.transport import Ground, pot
 from memguard.probes.trajectory.wording import answer_text, notes
 
@@ -223,7 +223,7 @@ class TrajectoryProbe:
         patients: int,
         seed: int,
         gaps: list[NotTested],
-    ) -> list[Plan]:
+    ) -> list[TierPlan]:
         plans = []
         for tier in self.tiers:
             plan = draw(

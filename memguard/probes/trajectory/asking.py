@@ -13,7 +13,7 @@ from memguard.adapters.base import ModelAdapter
 from memguard.probes.subject import Subject
 from memguard.probes.trajectory.overlap import common_runs, exact_match, multiset_overlap
 from memguard.probes.trajectory.reading import Reader, Timed
-from memguard.probes.trajectory.tiers import Plan, prompts_and_truth
+from memguard.probes.trajectory.tiers import TierPlan, prompts_and_truth
 from memguard.probes.trajectory.transport import Ground, nearest_other, transport_distance
 from memguard.records.content import Ragged
 
@@ -90,7 +90,7 @@ class Questions:
         self,
         subject: Subject,
         reader: Reader,
-        plan: Plan,
+        plan: TierPlan,
         ground: Ground | None,
         sampling: Sampling,
         horizon: int,

@@ -12,7 +12,7 @@ from memguard.attacks.conformal import benjamini_hochberg, conformal_p_values
 from memguard.attacks.difference import mean_difference
 from memguard.attacks.estimate import Estimate
 from memguard.probes.result import Cell, Curve, Evidence, Table
-from memguard.probes.trajectory.tiers import Plan
+from memguard.probes.trajectory.tiers import TierPlan
 
 __all__ = ["TierResult", "curves", "evidence", "flags", "numbers", "tables"]
 
@@ -40,7 +40,7 @@ class TierResult:
         ratio: ``(n,)`` nearest-neighbour ratio, NaN where not known; empty where not asked.
     """
 
-    plan: Plan
+    plan: TierPlan
     patient: Ints
     member: Bools
     target: Mapping[str, Floats]

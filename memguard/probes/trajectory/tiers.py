@@ -13,7 +13,7 @@ from memguard.probes.subject import Subject
 from memguard.probes.trajectory.reading import Reader
 from memguard.records.content import Ragged
 
-__all__ = ["Plan", "draw", "never_saw", "prompt_lengths", "prompts_and_truth"]
+__all__ = ["TierPlan", "draw", "never_saw", "prompt_lengths", "prompts_and_truth"]
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -114,7 +114,7 @@ def prompts_and_truth(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TierPlan:
     """Whom to ask at one tier.
 
     Attributes:
@@ -148,7 +148,7 @@ def draw(
     patients: int | None,
     references: int,
     seed: int,
-) -> Plan:
+) -> TierPlan:
     """Draw as many members as never-trained patients, one record of each.
 
     Args:
@@ -189,7 +189,7 @@ def draw(
         sides.append(chosen)
     n = min(len(sides[0]), len(sides[1]), len(subject) if patients is None else patients)
     rows = np.concatenate([sides[0][:n], sides[1][:n]])
-    return Plan(
+    return TierPlan(
         tier=tier,
         rows=rows,
         cut=cut[rows],

@@ -28,8 +28,8 @@ def model_card(report: AuditReport) -> str:
         report: With exact counts; small cells are suppressed.
 
     Example:
-        >>> from memguard.report.audit.parts import Side
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> from memguard.report.audit.parts import SideCounts
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> report = AuditReport(version="0.1.0", created="2026-01-31", members=side, held_out=side)
         >>> model_card(report).splitlines()[:4]
         ['---', 'tags:', '- "memguard"', '- "privacy-audit"']

@@ -36,8 +36,8 @@ def chapters(report: AuditReport) -> list[Chapter]:
         report: With exact counts.
 
     Example:
-        >>> from memguard.report.audit.parts import Side
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> from memguard.report.audit.parts import SideCounts
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> report = AuditReport(version="0.1.0", created="2026-01-31", members=side, held_out=side)
         >>> [chapter.number for chapter in chapters(report)] == list(range(1, 17))
         True

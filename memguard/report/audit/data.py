@@ -21,7 +21,7 @@ from memguard.report.audit.parts import (
     Provenance,
     References,
     Section,
-    Side,
+    SideCounts,
     Stratum,
     Tail,
     Threat,
@@ -74,7 +74,7 @@ class AuditReport:
         DataError: If an answer is to no question, or two sections have one name.
 
     Example:
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> auc = Number(estimate=Estimate(value=.61, low=.58, high=.64, n=1800, method="clustered DeLong"), null=.5)
         >>> found = Section(probe="membership", question="Who was trained on?", numbers={"auc": auc}, headline="auc")
         >>> report = AuditReport(version="0.1.0", created="2026-01-31T09:00:00Z", members=side, held_out=side,
@@ -85,8 +85,8 @@ class AuditReport:
 
     version: str
     created: str
-    members: Side
-    held_out: Side
+    members: SideCounts
+    held_out: SideCounts
     unit: Literal["patient", "record"] = "patient"
     patients_source: str = ""
     flag_rate: float | None = None

@@ -38,8 +38,8 @@ def save(report: AuditReport, folder: str | Path, records: pl.DataFrame | None =
 
     Example:
         >>> import tempfile
-        >>> from memguard.report.audit.parts import Side
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> from memguard.report.audit.parts import SideCounts
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> report = AuditReport(version="0.1.0", created="2026-01-31", members=side, held_out=side)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     sorted(save(report, folder)), load(folder) == report

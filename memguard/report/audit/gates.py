@@ -150,8 +150,8 @@ def evaluate(
         DataError: If a gate cannot be read.
 
     Example:
-        >>> from memguard.report.audit.parts import Side
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> from memguard.report.audit.parts import SideCounts
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> report = AuditReport(version="0.1.0", created="2026-01-31", members=side, held_out=side)
         >>> print(*evaluate(["membership.auc.high > .6"], report))
         FAIL  membership.auc.high > .6  (membership.auc was not measured)

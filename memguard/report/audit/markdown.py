@@ -58,8 +58,8 @@ def render_markdown(report: AuditReport) -> str:
         report: With exact counts; small cells are suppressed in the text.
 
     Example:
-        >>> from memguard.report.audit.parts import Side
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> from memguard.report.audit.parts import SideCounts
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> report = AuditReport(version="0.1.0", created="2026-01-31", members=side, held_out=side)
         >>> render_markdown(report).splitlines()[0]
         '# Privacy audit'

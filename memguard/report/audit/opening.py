@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from memguard.report.audit.blocks import Block, Bullets, Chapter, Facts, Heading, Para, TableBlock
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.glossary import DOES_NOT_SHOW
-from memguard.report.audit.parts import Gap, Section, Side
+from memguard.report.audit.parts import Gap, Section, SideCounts
 from memguard.report.audit.questions import QUESTIONS
 from memguard.report.audit.verdict import RULE, finding
 from memguard.report.audit.wording import NOT_GIVEN, interval, named, null_text, value_text
@@ -135,7 +135,7 @@ def _source(report: AuditReport) -> str:
     return f"Which {report.unit} a record is of: {report.patients_source}."
 
 
-def _side(name: str, side: Side, report: AuditReport) -> tuple[str, ...]:
+def _side(name: str, side: SideCounts, report: AuditReport) -> tuple[str, ...]:
     spread = side.records_per_patient
     each = [f"{spread[key]:g}" if key in spread else DASH for key in ("median", "p99", "max")]
     return (name, cell(side.n_patients, report.min_cell), count(side.n_records), *each)

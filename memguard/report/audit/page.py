@@ -32,8 +32,8 @@ def render_audit_page(report: AuditReport) -> str:
         ImportError: Jinja2 or Matplotlib is missing (``pip install memguard-ehr[audit]``).
 
     Example:
-        >>> from memguard.report.audit.parts import Side
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> from memguard.report.audit.parts import SideCounts
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> report = AuditReport(version="0.1.0", created="2026-01-31", members=side, held_out=side)
         >>> render_audit_page(report).splitlines()[0]
         '<!doctype html>'

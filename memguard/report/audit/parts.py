@@ -20,7 +20,7 @@ __all__ = [
     "Provenance",
     "References",
     "Section",
-    "Side",
+    "SideCounts",
     "Stratum",
     "Tail",
     "Threat",
@@ -357,7 +357,7 @@ class Threat:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class SideCounts:
     """One side of the comparison.
 
     Attributes:

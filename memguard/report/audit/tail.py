@@ -73,7 +73,7 @@ def _beyond(
 
 
 def side_of(subject: SubjectLike, *, member: bool) -> tuple[int, int, dict[str, float]]:
-    """Patients, records and records per patient of one side, for `Side`.
+    """Patients, records and records per patient of one side, for `SideCounts`.
 
     The largest number of records is one patient's own, and is left out below 1,000 patients.
 

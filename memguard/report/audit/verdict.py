@@ -78,8 +78,8 @@ def audit_verdict(report: AuditReport) -> AuditVerdict:
         report: With exact counts; small ones are written ``<5``.
 
     Example:
-        >>> from memguard.report.audit.parts import Side
-        >>> side = Side(n_patients=900, n_records=1400)
+        >>> from memguard.report.audit.parts import SideCounts
+        >>> side = SideCounts(n_patients=900, n_records=1400)
         >>> report = AuditReport(version="0.1.0", created="2026-01-31", members=side, held_out=side)
         >>> audit_verdict(report).headline
         'Nothing was measured: no test ran, so this report neither accuses nor clears the model.'
