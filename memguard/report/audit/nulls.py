@@ -10,7 +10,15 @@ from memguard.report.audit.parts import Number
 __all__ = ["HEADLINES", "headline_of", "null_of"]
 
 _RATE = re.compile(r"(?:tpr_at_fpr|tnr_at_fnr)_(\d*\.?\d+(?:e-?\d+)?)")
-HEADLINES = ("strongest.auc", "strongest.minus_held_out", "auc", "minus_held_out")
+HEADLINES = (
+    "strongest.auc",
+    "strongest.minus_held_out",
+    "memorized.k20.minus_held_out",
+    "memorized.k10.minus_held_out",
+    "codes_10.distance.mean.minus_held_out",
+    "auc",
+    "minus_held_out",
+)
 """Numbers that decide for a test where it has them, the first of these before the others. ``strongest`` allows in its
 interval for having been chosen."""
 
@@ -30,18 +38,22 @@ def null_of(name: str) -> float | None:
     Example:
         >>> [null_of(n) for n in ("lira.auc", "tpr_at_fpr_0.01", "recall.minus_held_out", "epsilon", "member_auc")]
         [0.5, 0.01, 0.0, 0.0, None]
+        >>> [null_of(f"difference.{n}") for n in ("auc", "tpr_at_fpr_0.1", "advantage")]  # an attack of that name
+        [0.5, 0.1, 0.0]
     """
     words = set(re.split(r"[._\s]+", name.lower()))
     parts = set(name.lower().split("."))
     if "blind" in parts:
         return None
     rate = _RATE.search(name)
-    if "minus_held_out" in name or "minus_rest" in name or {"gap", "difference", "advantage"} & words:
+    if "minus_held_out" in name or "minus_rest" in name:
         return 0.0
     if rate is not None:
         return float(rate[1])
     if parts & {"auc", "auroc"}:
         return 0.5
+    if {"gap", "difference", "advantage"} & words:
+        return 0.0
     if "enrichment" in parts:
         return 1.0
     return 0.0 if "epsilon" in words else None

@@ -53,7 +53,7 @@ _BY_PROBE = (
         "Extraction of near-duplicates and of repeated patients",
         "probabilities of the next code",
         "the first codes of the record",
-        ("duplicate", "repeat"),
+        ("duplicate", "repeat", "copies"),
     ),
     _Known(
         "Planted canaries",
