@@ -93,7 +93,7 @@ def check(
         tempfile.TemporaryDirectory() as folder,
     ):
         watching.write_to(folder)
-        watching.on_problem = "raise"
+        watching.on_problem, watching.audit_on_end = "raise", False
         warnings.simplefilter("always")
         try:
             trainer = pl.Trainer(

@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 import polars
 from typing_extensions import override
 
+from memguard.auditing.audit import Audit
+from memguard.callbacks.ending import audit_at_end, options_of
 from memguard.callbacks.gather import rank
 from memguard.callbacks.guard import Guard
 from memguard.callbacks.looking import look_at_the_end, look_between, look_now
@@ -75,6 +77,9 @@ class LeakageMonitor(pl.Callback):
         reference_budget: Optimizer steps that one reference model may take when training ends, as a share of the
             run's own: 0, none; .4 is enough for one that stops early. It trains on half of the held-out patients,
             and only the other half then stands for non-members in the flags.
+        audit_on_end: Run the full audit (`memguard.audit`) when ``fit`` ends, written to ``audit/`` in ``dirpath``;
+            or a mapping of its arguments, such as ``{"references": "counts"}``: by default it trains eight reference
+            models, each at about half of the training's price.
         train_loader: Which training loader to watch, where there are several.
         on_problem: What to do when records or losses of a step are uncertain, or a look fails: ``"raise"``; ``"warn"``
             once and stop watching; ``"auto"``, raise at the first step and warn later, when there is a training to
@@ -120,6 +125,7 @@ class LeakageMonitor(pl.Callback):
         hash_ids: bool = True,
         min_cell: int = 5,
         reference_budget: float = 0.0,
+        audit_on_end: bool | Mapping[str, Any] = False,
         train_loader: str | int | None = None,
         on_problem: Literal["auto", "raise", "warn"] = "auto",
         seed: int = 0,
@@ -130,7 +136,8 @@ class LeakageMonitor(pl.Callback):
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.final_evaluation, self.log_on = final_evaluation, log_on
         self.dirpath = None if dirpath is None else Path(dirpath)
-        self.reference_budget = reference_budget
+        self.reference_budget, self.audit_on_end = reference_budget, audit_on_end
+        options_of(audit_on_end, Path(), seed)  # refused now and not after days of training
         self.train_loader, self.on_problem = train_loader, on_problem
         self.settings = WatchSettings(
             fprs=tuple(fprs), flag_rate=flag_rate, member_sample=member_sample, seed=seed
@@ -167,6 +174,11 @@ class LeakageMonitor(pl.Callback):
     def report(self) -> WatchReport | None:
         """The whole run, when it is over."""
         return self._results.report
+
+    @property
+    def audit(self) -> Audit | None:
+        """What the audit at the end found, with ``audit_on_end=``."""
+        return self._results.audit
 
     @property
     def flags(self) -> polars.DataFrame:
@@ -308,6 +320,10 @@ class LeakageMonitor(pl.Callback):
                 )
         if self._results.last_look is not None and rank() == 0:
             self._results.finish(trainer, self.dirpath, type(pl_module).__name__)
+            folder = (self.dirpath or Path("memguard-watch")) / "audit"
+            options = options_of(self.audit_on_end, folder, self.settings.seed)
+            if options is not None and not getattr(trainer, "fast_dev_run", False):
+                self._results.audit = audit_at_end(trainer, pl_module, self._session, self, options)
 
     @override
     def on_exception(

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import polars
 
+from memguard.auditing.audit import Audit
 from memguard.callbacks.guard import warn
 from memguard.callbacks.outputs import (
     OutputSettings,
@@ -62,6 +63,7 @@ class Results:
         self.last_look: Look | None = None
         self.notes: list[str] = []
         self.report: WatchReport | None = None
+        self.audit: Audit | None = None
         self.flags: polars.DataFrame = empty_flags()
         self.patients: polars.DataFrame = empty_flags()
         self.files: dict[str, Path] = {}

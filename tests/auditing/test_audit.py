@@ -209,3 +209,34 @@ def test_a_model_without_its_trainer_or_its_arguments_says_what_was_not_tested(t
 def test_refused(trained, tmp_path, data, options, error, match):
     with pytest.raises(error, match=match):
         memguard.audit(trained[0], data, folder=tmp_path, **{"references": "none", **QUICK, **options})
+
+
+@pytest.mark.filterwarnings("ignore::memguard.MemguardWarning")
+def test_an_audit_when_training_ends(tmp_path):
+    options = {"references": 2, "probes": ["membership"], "backend": "sequential"}
+    monitors = [
+        memguard.LeakageMonitor(dirpath=tmp_path / name, audit_on_end=given)
+        for name, given in (("with", options), ("without", False))
+    ]
+    modules = [fitted(Data(), tmp_path, epochs=8, callbacks=[monitor]) for monitor in monitors]
+    weights = [torch.cat([p.detach().flatten() for p in module.parameters()]) for module in modules]
+    assert torch.equal(*weights) and modules[0].training == modules[1].training
+    found = monitors[0].audit
+    assert found is not None and monitors[1].audit is None
+    assert found.report.watch == monitors[0].report and found.report.references.count == 2
+    assert (tmp_path / "with" / "audit" / "report.html").exists()
+    afterwards = memguard.audit(modules[0], Data(), **QUICK, **options, folder=tmp_path / "with" / "audit")
+    name = "membership.loss.auc"
+    assert afterwards.report.numbers()[name] == found.report.numbers()[name]
+    assert any("kept from before" in note for note in afterwards.report.references.notes)
+    with pytest.raises(MemguardError, match="references"):
+        memguard.LeakageMonitor(audit_on_end={"reference": 3})
+
+
+def test_an_audit_that_fails_costs_no_training(tmp_path):
+    monitor = memguard.LeakageMonitor(
+        dirpath=tmp_path / "w", audit_on_end={"references": "none", "vocabulary": "nothing"}
+    )
+    with pytest.warns(memguard.MemguardWarning, match="the audit was not finished"):
+        module = fitted(Data(220), tmp_path, epochs=2, callbacks=[monitor])
+    assert monitor.report is not None and monitor.audit is None and module.trainer.state.finished
