@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import polars
 from typing_extensions import override
 
-from memguard.auditing.audit import Audit
-from memguard.callbacks.ending import audit_at_end, options_of
 from memguard.callbacks.gather import rank
 from memguard.callbacks.guard import Guard
 from memguard.callbacks.looking import look_at_the_end, look_between, look_now
@@ -24,6 +22,9 @@ from memguard.capture.sides import batch_key
 from memguard.probes.sides import WatchSettings
 from memguard.probes.watch import Watch
 from memguard.report.data import CurvePoint, WatchReport
+
+if TYPE_CHECKING:
+    from memguard.auditing.audit import Audit, Options
 
 __all__ = ["LeakageMonitor"]
 
@@ -137,7 +138,6 @@ class LeakageMonitor(pl.Callback):
         self.final_evaluation, self.log_on = final_evaluation, log_on
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.reference_budget, self.audit_on_end = reference_budget, audit_on_end
-        options_of(audit_on_end, Path(), seed)  # refused now and not after days of training
         self.train_loader, self.on_problem = train_loader, on_problem
         self.settings = WatchSettings(
             fprs=tuple(fprs), flag_rate=flag_rate, member_sample=member_sample, seed=seed
@@ -148,6 +148,7 @@ class LeakageMonitor(pl.Callback):
             rare_at_most=rare_at_most,
             quasi_identifiers=quasi_identifiers,
         )
+        self._audit_options(Path())  # refused now and not after days of training
         self._given_dirpath = self.dirpath
         self._session: WatchSession | None = None
         self._capture: Capture | None = None
@@ -320,10 +321,18 @@ class LeakageMonitor(pl.Callback):
                 )
         if self._results.last_look is not None and rank() == 0:
             self._results.finish(trainer, self.dirpath, type(pl_module).__name__)
-            folder = (self.dirpath or Path("memguard-watch")) / "audit"
-            options = options_of(self.audit_on_end, folder, self.settings.seed)
+            options = self._audit_options((self.dirpath or Path("memguard-watch")) / "audit")
             if options is not None and not getattr(trainer, "fast_dev_run", False):
+                from memguard.callbacks.ending import audit_at_end
+
                 self._results.audit = audit_at_end(trainer, pl_module, self._session, self, options)
+
+    def _audit_options(self, folder: Path) -> Options | None:
+        if not self.audit_on_end:  # most runs: what an audit needs is not even imported
+            return None
+        from memguard.callbacks.ending import options_of
+
+        return options_of(self.audit_on_end, folder, self.settings.seed)
 
     @override
     def on_exception(

@@ -6,12 +6,11 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import polars
 
-from memguard.auditing.audit import Audit
 from memguard.callbacks.guard import warn
 from memguard.callbacks.outputs import (
     OutputSettings,
@@ -29,6 +28,9 @@ from memguard.report.flags import empty_flags, most_urgent
 from memguard.report.loggers import log_report
 from memguard.report.private import HashedIds
 from memguard.report.view import counted
+
+if TYPE_CHECKING:
+    from memguard.auditing.audit import Audit
 
 __all__ = ["Results"]
 
