@@ -9,12 +9,22 @@ if TYPE_CHECKING:
     from memguard.auditing.audit import Audit, audit
     from memguard.callbacks.dpsgd import DPSGD
     from memguard.callbacks.monitor import LeakageMonitor
+    from memguard.callbacks.planted import PlantedCanaries
     from memguard.errors import MemguardError, MemguardWarning
     from memguard.preflight import check
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["DPSGD", "Audit", "LeakageMonitor", "MemguardError", "MemguardWarning", "audit", "check"]
+__all__ = [
+    "DPSGD",
+    "Audit",
+    "LeakageMonitor",
+    "MemguardError",
+    "MemguardWarning",
+    "PlantedCanaries",
+    "audit",
+    "check",
+]
 
 # Lightning and torch take seconds to import: what needs them is loaded when it is first asked for. A module must
 # not have the name of what it holds: once imported, it would stand in its place.
@@ -22,6 +32,7 @@ _HOMES = {
     "Audit": "memguard.auditing.audit",
     "DPSGD": "memguard.callbacks.dpsgd",
     "LeakageMonitor": "memguard.callbacks.monitor",
+    "PlantedCanaries": "memguard.callbacks.planted",
     "MemguardError": "memguard.errors",
     "MemguardWarning": "memguard.errors",
     "audit": "memguard.auditing.audit",

@@ -172,7 +172,8 @@ def audit(
             clinical and legal review.
         strata: Subgroups beside those that the records tell: name -> ``(N + M,)`` truth values, or patient ids.
         adapter: How the model is asked for probabilities, continuations and embeddings; found when not given.
-        canaries: Planted records (`memguard.records.canaries`), with the coins that were thrown.
+        canaries: Planted records (`memguard.records.canaries`), with the coins that were thrown; those of a
+            `PlantedCanaries` datamodule are found.
         claim: A promise of differential privacy that the bounds are compared with.
         utility: Numbers that say what the model is good for: name -> number.
         answers: What only people can say (`memguard.report.audit.QUESTIONS`).
@@ -268,8 +269,11 @@ def examine(
         loss_unit=sides.target.unit,
         tokens=sides.target.tokens,
     )
+    planted = _planted(data) if options.canaries is None else None
     setting = Setting(
-        sensitive=_sensitive(options, names, gaps), canaries=options.canaries, claim=options.claim
+        sensitive=_sensitive(options, names, gaps),
+        canaries=options.canaries if planted is None else planted,
+        claim=options.claim,
     )
     budgets = {"membership": replace(options.budget, patients=None)}  # its losses are all there already
     results = ask_all(choose(options.probes, setting), subject, asked, options.budget, budgets, told=told)
@@ -316,7 +320,7 @@ def examine(
         claim=options.claim,
         utility=_utility(options.utility),
         answers=options.answers,
-        notes=sides.notes,
+        notes=(*sides.notes, *([] if planted is None else [_AMONG.format(int(planted.included.sum()))])),
     )
     folder = getattr(monitor, "dirpath", None) if watch is not None else None
     return Audit(
@@ -327,6 +331,14 @@ def examine(
         flags=getattr(monitor, "flags", None) if folder is not None else None,
         key_folder=folder,
     )
+
+
+_AMONG = "{} planted canaries are among the training patients, and count in the numbers of every test."
+
+
+def _planted(data: Any) -> Any:
+    """The canaries of a datamodule that planted some (`memguard.callbacks.planted.PlantedCanaries`)."""
+    return getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
 
 
 def _ask_through(

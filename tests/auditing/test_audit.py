@@ -240,3 +240,22 @@ def test_an_audit_that_fails_costs_no_training(tmp_path):
     with pytest.warns(memguard.MemguardWarning, match="the audit was not finished"):
         module = fitted(Data(220), tmp_path, epochs=2, callbacks=[monitor])
     assert monitor.report is not None and monitor.audit is None and module.trainer.state.finished
+
+
+@pytest.mark.filterwarnings("ignore::memguard.MemguardWarning")
+def test_canaries_of_the_datamodule_are_asked_about(tmp_path):
+    from memguard.records import Ragged, make_canaries
+
+    data = Data()
+    records = Ragged.from_padded(data.train.rows.numpy())
+    canaries = make_canaries(records, 40, names=NAMES, n_rare=12, n_alternatives=31, seed=3)
+    planted = memguard.PlantedCanaries(data, canaries, dirpath=tmp_path)
+    module = fitted(planted, tmp_path)
+    found = memguard.audit(
+        module, planted, references="none", probes=["membership", "canary"], folder=tmp_path, **QUICK
+    )
+    numbers = found.report.numbers()
+    assert numbers["canary.auc"].estimate.low > 0.6
+    assert numbers["canary.epsilon_lower_bound"].estimate.low > 0.2
+    assert any("planted canaries" in note for note in found.report.notes)
+    assert found.report.members.n_records == 80 + int(canaries.included.sum())
