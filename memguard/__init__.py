@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memguard.auditing.audit import Audit, audit
+    from memguard.auditing.audit import audit
+    from memguard.auditing.examine import Audit
     from memguard.callbacks.dpsgd import DPSGD
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.callbacks.planted import PlantedCanaries
@@ -29,7 +30,7 @@ __all__ = [
 # Lightning and torch take seconds to import: what needs them is loaded when it is first asked for. A module must
 # not have the name of what it holds: once imported, it would stand in its place.
 _HOMES = {
-    "Audit": "memguard.auditing.audit",
+    "Audit": "memguard.auditing.examine",
     "DPSGD": "memguard.callbacks.dpsgd",
     "LeakageMonitor": "memguard.callbacks.monitor",
     "PlantedCanaries": "memguard.callbacks.planted",

@@ -2,118 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
-import polars
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-import memguard
-from memguard.adapters.base import ModelAdapter
-from memguard.adapters.find import find_adapter
 from memguard.attacks.estimate import Estimate
-from memguard.auditing.asking import ask_all
-from memguard.auditing.choice import Setting, choose
-from memguard.auditing.composed import gap_of, parts_of, settings_of, sides_of
-from memguard.auditing.described import (
-    command_line,
-    dataset_fingerprint,
-    hardware,
-    model_line,
-    versions,
-    weights_hash,
-)
-from memguard.auditing.live import LiveRun, in_a_run
-from memguard.auditing.models import CountModels, NoModels, Prepared, Wanted, prepare
-from memguard.auditing.names import names_of
-from memguard.auditing.sides import Sides, read_sides
-from memguard.auditing.subjects import Strata, make_subject
-from memguard.errors import MemguardError
-from memguard.probes.asked import Asked, Budget, Probe
-from memguard.probes.result import NotTested, ProbeResult
-from memguard.probes.subject import Subject
+from memguard.auditing.examine import Audit, Options, examine
+from memguard.auditing.live import in_a_run
+from memguard.auditing.models import Wanted
+from memguard.auditing.subjects import Strata
+from memguard.probes.asked import Budget, Probe
 from memguard.records.sensitivity import Sensitive, SensitivityTable
-from memguard.references.match import Match, match
 from memguard.references.pool import Name
-from memguard.report.audit import (
-    AuditReport,
-    EpsilonClaim,
-    Provenance,
-    References,
-    Utility,
-    records_frame,
-    threats_of,
-)
-from memguard.report.private import HashedIds
+from memguard.report.audit import EpsilonClaim, Utility
 
-__all__ = ["Audit", "Options", "audit", "examine"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What an audit is to do; see `audit` for the meaning of each."""
-
-    references: Wanted = 8
-    factory: Any = None
-    trainer: Any = None
-    probes: str | Sequence[str | Probe] = "all"
-    vocabulary: Any = "auto"
-    static: int | ArrayLike | str = "auto"
-    sensitive: SensitivityTable | Sensitive | str | Path | None = None
-    strata: Strata = None
-    adapter: Any = None
-    canaries: Any = None
-    claim: EpsilonClaim | None = None
-    utility: Sequence[Utility] | Mapping[str, Estimate | float] = ()
-    answers: Mapping[str, str] = field(default_factory=dict)
-    budget: Budget = field(default_factory=Budget)
-    folder: str | Path = "memguard-audit"
-    backend: Name = "auto"
-    seed: int = 0
-    progress: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audit:
-    """What an audit found.
-
-    Attributes:
-        report: For people.
-        results: Of each probe, with evidence record by record: keep it to yourself.
-        subject: Whom it is about.
-        ids: Patient id of each code.
-        flags: The monitor's flags, where there was one.
-        key_folder: Whose key hashes the ids; ``None`` for the folder that `save` is given.
-    """
-
-    report: AuditReport
-    results: tuple[ProbeResult, ...]
-    subject: Subject
-    ids: tuple[Any, ...]
-    flags: polars.DataFrame | None = None
-    key_folder: Path | None = None
-
-    def __str__(self) -> str:
-        return self.report.verdict()
-
-    def save(self, folder: str | Path = "memguard-audit") -> dict[str, Path]:
-        """Write JSON, page, Markdown, model card, and one row a patient with hashed ids; for the owner alone.
-
-        Args:
-            folder: Made when missing.
-
-        Returns:
-            Name -> path of what was written.
-        """
-        hashed = HashedIds.in_folder(self.key_folder or folder)
-        rows = records_frame(self.results, self.subject, hashed=hashed, ids=self.ids, flags=self.flags)
-        return self.report.save(folder, rows)
+__all__ = ["audit"]
 
 
 def audit(
@@ -207,16 +114,18 @@ def audit(
         answers=answers or {}, budget=budget or Budget(seed=seed), folder=folder, backend=backend, seed=seed,
         progress=progress,
     )  # fmt: skip
+    paired = isinstance(data, tuple | list) and len(data) == 2
+    watched = (
+        "val" if paired else getattr(monitor, "heldout", "val")
+    )  # loaders that are given here come first
     known = {
-        "heldout": heldout if heldout is not None else getattr(monitor, "heldout", "val"),
+        "heldout": heldout if heldout is not None else watched,
         "record_to_patient": record_to_patient
         if record_to_patient is not None
         else getattr(monitor, "record_to_patient", "auto"),
         "per_record_loss": per_record_loss or getattr(monitor, "per_record_loss", None),
         "record_ids": record_ids or getattr(monitor, "record_ids", None),
     }
-    if not isinstance(data, pl.LightningDataModule) and isinstance(data, tuple | list) and len(data) == 2:
-        known["heldout"] = known["heldout"] if not isinstance(known["heldout"], str) else "val"
     precision = getattr(model._trainer, "precision", None)
     return in_a_run(
         model,
@@ -225,238 +134,3 @@ def audit(
         precision=precision,
         **known,
     )
-
-
-def examine(
-    run: LiveRun,
-    options: Options,
-    *,
-    model: pl.LightningModule,
-    data: Any = None,
-    monitor: Any = None,
-    start: float | None = None,
-) -> Audit:
-    """The audit inside a run that is under way; arguments as `audit` takes them."""
-    start = time.perf_counter() if start is None else start
-    told = _teller(options.progress)
-    told("reading the records of both sides ...")
-    sides = read_sides(run)
-    gaps: list[NotTested] = []
-    names, adapter = _ask_through(run, sides, options, model, data, gaps)
-    subject, unknown = make_subject(sides, names=names, static=options.static, strata=options.strata)
-    gaps += unknown
-    told(f"{subject.n_patients(True):,} members, {subject.n_patients(False):,} never-trained {subject.unit}s")
-    prepared = prepare(
-        run,
-        sides,
-        options.references,
-        model=model,
-        datamodule=data if isinstance(data, pl.LightningDataModule) else None,
-        factory=options.factory,
-        trainer=options.trainer,
-        backend=options.backend,
-        folder=Path(options.folder) / "references",
-        seed=options.seed,
-        progress=options.progress,
-    )
-    gaps += prepared.gaps
-    models, reference_loss, alike = _models(prepared, options, adapter, subject, sides)
-    asked = Asked(
-        target=adapter,
-        references=models,
-        loss=sides.target.loss,
-        reference_loss=reference_loss,
-        loss_unit=sides.target.unit,
-        tokens=sides.target.tokens,
-    )
-    planted = _planted(data) if options.canaries is None else None
-    setting = Setting(
-        sensitive=_sensitive(options, names, gaps),
-        canaries=options.canaries if planted is None else planted,
-        claim=options.claim,
-    )
-    budgets = {"membership": replace(options.budget, patients=None)}  # its losses are all there already
-    results = ask_all(choose(options.probes, setting), subject, asked, options.budget, budgets, told=told)
-    parts, everything = parts_of(results, subject)
-    threats, untested = threats_of(parts.sections)
-    members, held_out = sides_of(subject)
-    watch = getattr(monitor, "report", None)
-    report = AuditReport(
-        version=memguard.__version__,
-        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        unit="patient" if subject.unit == "patient" else "record",
-        members=members,
-        held_out=held_out,
-        patients_source=f"{sides.members.source}; held out: {sides.held_out.source}",
-        flag_rate=0.1,
-        provenance=Provenance(
-            model=model_line(model),
-            checkpoint=weights_hash(model),
-            dataset=dataset_fingerprint(sides),
-            versions=versions(),
-            seeds={"audit": options.seed},
-            commands=[line] if (line := command_line()) else [],
-            config=settings_of(
-                {
-                    "references": options.references
-                    if isinstance(options.references, int | str)
-                    else len(options.references),
-                    "probes": options.probes
-                    if isinstance(options.probes, str)
-                    else [str(one) for one in options.probes],
-                    "loss": f"{sides.target.route} ({sides.target.unit})",
-                }
-            ),
-            hardware=hardware(),
-            seconds=time.perf_counter() - start,
-        ),
-        references=alike,
-        threats=threats,
-        not_tested=(*(gap_of(one) for one in gaps), *untested),
-        sections=parts.sections,
-        strata=parts.strata,
-        tail=parts.tail,
-        watch=watch,
-        claim=options.claim,
-        utility=_utility(options.utility),
-        answers=options.answers,
-        notes=(*sides.notes, *([] if planted is None else [_AMONG.format(int(planted.included.sum()))])),
-    )
-    folder = getattr(monitor, "dirpath", None) if watch is not None else None
-    return Audit(
-        report=report,
-        results=everything,
-        subject=subject,
-        ids=tuple(sides.ids),
-        flags=getattr(monitor, "flags", None) if folder is not None else None,
-        key_folder=folder,
-    )
-
-
-_AMONG = "{} planted canaries are among the training patients, and count in the numbers of every test."
-
-
-def _planted(data: Any) -> Any:
-    """The canaries of a datamodule that planted some (`memguard.callbacks.planted.PlantedCanaries`)."""
-    return getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
-
-
-def _ask_through(
-    run: LiveRun, sides: Sides, options: Options, model: pl.LightningModule, data: Any, gaps: list[NotTested]
-) -> tuple[tuple[str, ...], ModelAdapter | None]:
-    """Names of the tokens, and how the model is asked."""
-    codes = sides.content.codes
-    if codes is None:
-        return (), None
-    owners = (data, run.capture.tracker.dataset("train"), model)
-    names = names_of(options.vocabulary, owners)
-    rows = np.flatnonzero(np.isfinite(sides.target.loss))[:64]
-    try:
-        adapter, why = find_adapter(
-            run.module,
-            adapter=options.adapter,
-            vocabulary=len(names) or None,
-            example=codes.take(rows),
-            loss=sides.target.loss[rows] if sides.target.unit == "nats/token" else None,
-        )
-    except MemguardError as error:
-        adapter, why = None, f"{error.seen}: {error.why}"
-    if adapter is None:
-        gaps.append(
-            NotTested(
-                what="Probabilities, continuations and embeddings",
-                why=why,
-                fix="pass adapter= (docs/adapters.md)",
-            )
-        )
-    elif names and len(names) > adapter.vocabulary:
-        names = names_of(options.vocabulary, owners, size=adapter.vocabulary)
-    if not names:
-        gaps.append(
-            NotTested(
-                what="Anything that needs names of codes: sensitive codes, age, sex",
-                why="nobody says what the tokens are called",
-                fix="pass vocabulary= with the names of all tokens, in order",
-            )
-        )
-    return names, adapter
-
-
-def _models(
-    prepared: Prepared, options: Options, adapter: ModelAdapter | None, subject: Subject, sides: Sides
-) -> tuple[Any, NDArray[np.float64], References]:
-    """What the probes ask beside the target, its losses, and what the report says of it."""
-    if prepared.pool is not None:
-        pool = prepared.pool if adapter is None else prepared.pool.asked_through(adapter)
-        unit = sides.target.unit
-        compared = match(
-            sides.target.loss, prepared.loss, pool.in_mask, subject.member, subject.patient, unit=unit
-        )
-        alike = References(
-            kind=pool.kind,
-            count=len(pool),
-            comparison=_compared(compared),
-            alike=compared.matches,
-            notes=(*prepared.notes, str(compared)),
-        )
-        return pool, prepared.loss, alike
-    codes = sides.content.codes
-    if options.references != "none" and codes is not None:
-        size = adapter.vocabulary if adapter is not None else int(codes.values.max(initial=0)) + 1
-        counts = CountModels(codes, subject.patient, size)
-        said = "Counts of what came after what, without the patient who is asked about, stand in for reference models."
-        return counts, counts.losses(), References(kind="counts", count=1, notes=(*prepared.notes, said))
-    return NoModels(len(subject)), prepared.loss, References(kind="none", notes=prepared.notes)
-
-
-def _compared(found: Match) -> dict[str, float]:
-    """Of the audited model, and the mean over references."""
-    held_out, gap = found.held_out[np.isfinite(found.held_out)], found.gap[np.isfinite(found.gap)]
-    numbers = {
-        "held-out loss": found.target_held_out,
-        "gap to the loss on trained patients": found.target_gap,
-    }
-    if held_out.size and gap.size:
-        numbers |= {
-            "held-out loss of references": float(held_out.mean()),
-            "gap of references": float(gap.mean()),
-        }
-    return numbers
-
-
-def _sensitive(options: Options, names: tuple[str, ...], gaps: list[NotTested]) -> Sensitive | None:
-    if isinstance(options.sensitive, Sensitive):
-        return options.sensitive
-    if not names:
-        return None
-    table = options.sensitive
-    if table is None:
-        table = SensitivityTable.default()
-    elif not isinstance(table, SensitivityTable):
-        table = SensitivityTable.read(table)
-    found = table.label(names)
-    if not found.sensitive.any():
-        gaps.append(
-            NotTested(
-                what="Sensitive codes",
-                why="no token of the model is in the table of sensitive codes",
-                fix="pass sensitive= with a table of your own (docs/sensitive-codes.md)",
-            )
-        )
-    return found
-
-
-def _named(probes: str | Sequence[str | Probe]) -> str:
-    if isinstance(probes, str):
-        return probes
-    return ", ".join(one if isinstance(one, str) else one.name for one in probes)
-
-
-def _utility(given: Any) -> tuple[Utility, ...]:
-    if isinstance(given, Mapping):
-        return tuple(Utility(name=name, value=value) for name, value in given.items())
-    return tuple(given)
-
-
-def _teller(progress: bool) -> Any:
-    return (lambda text: print(f"audit: {text}", flush=True)) if progress else (lambda text: None)

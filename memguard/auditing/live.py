@@ -168,7 +168,6 @@ class _Work(pl.Callback, Generic[T]):
         if not self.batches:
             return
         pl_module.load_state_dict(self.weights)
-        pl_module.eval()
         run = LiveRun(
             trainer=trainer,
             module=pl_module,

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from memguard.auditing.audit import Audit, Options, examine
+from memguard.auditing.examine import Audit, Options, examine
 from memguard.auditing.live import LiveRun
 from memguard.callbacks.gather import n_ranks
 from memguard.callbacks.guard import warn
@@ -70,10 +70,8 @@ def audit_at_end(
             "call memguard.audit afterwards",
         )
         return None
-    training = {one: one.training for one in module.modules()}
     try:
         with forked_rng(None):
-            module.eval()
             run = LiveRun(
                 trainer=trainer,
                 module=module,
@@ -93,6 +91,3 @@ def audit_at_end(
             "call memguard.audit(model, data) with what the message asks for",
         )
         return None
-    finally:
-        for part, mode in training.items():
-            part.training = mode

@@ -24,7 +24,7 @@ from memguard.probes.watch import Watch
 from memguard.report.data import CurvePoint, WatchReport
 
 if TYPE_CHECKING:
-    from memguard.auditing.audit import Audit, Options
+    from memguard.auditing.examine import Audit, Options
 
 __all__ = ["LeakageMonitor"]
 

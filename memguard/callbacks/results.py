@@ -30,7 +30,7 @@ from memguard.report.private import HashedIds
 from memguard.report.view import counted
 
 if TYPE_CHECKING:
-    from memguard.auditing.audit import Audit
+    from memguard.auditing.examine import Audit
 
 __all__ = ["Results"]
 

@@ -259,3 +259,22 @@ def test_canaries_of_the_datamodule_are_asked_about(tmp_path):
     assert numbers["canary.epsilon_lower_bound"].estimate.low > 0.2
     assert any("planted canaries" in note for note in found.report.notes)
     assert found.report.members.n_records == 80 + int(canaries.included.sum())
+
+
+def test_what_is_left_out_is_the_same_in_both_ways_to_ask():
+    import inspect
+
+    from memguard.auditing.examine import Options
+
+    given, made = inspect.signature(memguard.audit).parameters, Options()
+    for name in set(Options.__dataclass_fields__) - {"answers", "budget"}:
+        assert given[name].default == getattr(made, name), name
+
+
+def test_loaders_that_are_given_come_before_those_of_the_monitor(trained, tmp_path):
+    module, data = trained
+    monitor = memguard.LeakageMonitor(heldout=DataLoader(Codes(5, 60, 1000), batch_size=16))
+    pair = data.train_dataloader(), data.val_dataloader()
+    options = {"references": "none", "probes": ["membership"], "folder": tmp_path, **QUICK}
+    assert memguard.audit(module, pair, monitor=monitor, **options).report.held_out.n_records == 80
+    assert memguard.audit(module, data, monitor=monitor, **options).report.held_out.n_records == 60
