@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from memguard.capture import CapturedLoss
 from memguard.capture.stillness import forked_rng
+from memguard.references.quiet import quiet
 
 __all__ = ["Reference", "State", "initial_state", "mean_loss", "train_reference"]
 
@@ -103,7 +104,7 @@ def train_reference(
     )
     # configure_callbacks of the module would add the user's own ones: this fit is none of their business.
     object.__setattr__(reference, "configure_callbacks", list)
-    with forked_rng(seed):
+    with forked_rng(seed), quiet():
         inner = pl.Trainer(
             max_epochs=trainer.max_epochs,
             accelerator=_ACCELERATORS.get(type(trainer.accelerator).__name__, "auto"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -187,8 +186,7 @@ def _train(job: Job, referee: Ints, losses: Losses) -> Trained:
             values = np.asarray(losses(model, referee), dtype=np.float64)
         return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("inf")
 
-    with quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    with quiet():
         try:
             found = train_reference(
                 job.settings.trainer(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,8 +55,7 @@ def fit(job: Job, step: Step, callbacks: Sequence[pl.Callback] = (), **changed: 
         )
     module = job.module()
     seed = job.seeds[2]
-    with forked_rng(seed), still_generators(job.data.dataset, seed=seed), quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    with forked_rng(seed), still_generators(job.data.dataset, seed=seed), quiet():
         trainer = job.settings.trainer([_Count(step), *callbacks], **changed)
         try:
             trainer.fit(module, job.loader(), datamodule=None) if job.data.hooks() is None else trainer.fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 
 import lightning.pytorch as pl
 import numpy as np
@@ -159,3 +160,23 @@ def test_a_callback_that_changes_training_is_named():
     with pytest.warns(MemguardWarning, match="StochasticWeightAveraging"):
         found = pool(k=1, trainer=trainer)
     assert "StochasticWeightAveraging" in found.notes[0]
+
+
+class Advised(Net):
+    """What Lightning has advice about: a validation step, and a Trainer of references that has nothing to validate."""
+
+    def training_step(self, batch, batch_idx):
+        warnings.warn("of the module itself", UserWarning, stacklevel=1)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        raise AssertionError("a reference is not validated")
+
+
+def test_lightnings_advice_about_validation_is_not_shown_and_the_modules_own_warnings_are():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        pool(Advised, k=2)
+    said = [str(one.message) for one in seen]
+    assert "of the module itself" in said
+    assert not any("val_dataloader" in one or "workers" in one or "LeafSpec" in one for one in said)
