@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from fake_audit import about, bare, report, shown
 
+from memguard.errors import DataError
 from memguard.report.audit import (
+    AuditReport,
     EpsilonClaim,
     Gap,
+    NoClaim,
     Number,
     Section,
     Utility,
@@ -224,6 +227,50 @@ def test_alarm_is_on_the_page_twice():
     assert rendered("full").count("<strong>Alarm.</strong>") == 0
     other = bare(claim=EpsilonClaim(epsilon=1.0, delta=0.0, unit="record"))
     assert "does not cover all records of a patient" in render_markdown(other)
+
+
+def test_a_bound_beside_the_claim_says_what_it_proves_and_what_it_does_not():
+    below = render_markdown(
+        bare(claim=EpsilonClaim(epsilon=3.0, delta=1e-5, unit="patient"), shown=[shown()])
+    )
+    assert "does not confirm it" in below and "**Alarm.**" not in below
+    assert "Read from" not in below and "given to the audit by hand" in below
+    few = bare(claim=EpsilonClaim(epsilon=8.0, delta=1e-5, unit="patient"), shown=[shown()])
+    assert "could not have: too few coins" in render_markdown(few)
+    above = render_markdown(
+        bare(
+            claim=EpsilonClaim(epsilon=1.0, delta=1e-5, unit="patient", source="the ledger of run 5eed"),
+            shown=[shown(), shown(probe="canary", n=40)],
+        )
+    )
+    assert above.count("The claim is false at this confidence: a training that keeps it") == 2
+    assert re.search(r"in at most 5\s%\sof audits|in at most 5\s% of audits", above)
+    assert "40 canaries with a coin" in above and "Read from the ledger of run 5eed." in above
+    assert "above the true epsilon is at most 10" in above
+    lacks = bare(claim=EpsilonClaim(epsilon=1.0, delta=1e-5, unit="record"), shown=[shown()])
+    assert "the claim is for one record, a coin decided on one patient" in render_markdown(lacks)
+    assert "neither tested nor contradicted" in render_markdown(bare(claim=few.claim))
+
+
+def test_why_there_is_no_claim_is_said_everywhere():
+    void = NoClaim(
+        reasons=["3 of 40 steps were taken without noise"], statement="NO GUARANTEE", source="ledger 5eed"
+    )
+    one = bare(no_claim=void, shown=[shown(probe="canary")])
+    assert AuditReport.from_json(one.to_json()).no_claim == void
+    for text in (render_markdown(one), model_card(one), one.verdict()):
+        assert "3 of 40 steps were taken without noise" in text
+    assert "NO GUARANTEE" in render_markdown(one) and "no claim" in render_markdown(one)
+    with pytest.raises(DataError, match="reasons why there is none"):
+        bare(no_claim=void, claim=EpsilonClaim(epsilon=1.0, delta=0.0, unit="patient"))
+    with pytest.raises(DataError, match="no reason"):
+        NoClaim(reasons=[])
+
+
+@pytest.mark.parametrize("wrong", [{"epsilon": float("inf")}, {"unit": "canary"}, {"delta": 1.0}])
+def test_a_claim_that_cannot_be(wrong):
+    with pytest.raises(DataError, match="a claim"):
+        EpsilonClaim(**{"epsilon": 1.0, "delta": 0.1, "unit": "patient", **wrong})
 
 
 def test_same_report_same_page():

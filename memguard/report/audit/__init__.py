@@ -9,8 +9,6 @@ from memguard.report.audit.gates import Gate, GateResult, evaluate
 from memguard.report.audit.markdown import render_markdown
 from memguard.report.audit.page import render_audit_page
 from memguard.report.audit.parts import (
-    EpsilonClaim,
-    EpsilonShown,
     Gap,
     Number,
     Provenance,
@@ -22,6 +20,7 @@ from memguard.report.audit.parts import (
     Threat,
     Utility,
 )
+from memguard.report.audit.promises import EpsilonClaim, EpsilonShown, NoClaim
 from memguard.report.audit.questions import QUESTIONS, read_answers, write_answers
 from memguard.report.audit.records import records_frame
 from memguard.report.audit.sections import epsilon_shown, from_probe
@@ -37,6 +36,7 @@ __all__ = [
     "Gap",
     "Gate",
     "GateResult",
+    "NoClaim",
     "Number",
     "Provenance",
     "References",

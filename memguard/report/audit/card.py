@@ -101,6 +101,9 @@ def _text(report: AuditReport, said: Any) -> list[str]:
             f"{escape_markdown(report.claim.unit)}; the statement in the audit report says what it covers.",
             "",
         ]
+    elif report.no_claim is not None:
+        why = "; ".join(one.rstrip(".") for one in report.no_claim.reasons)
+        lines += [f"Differential privacy: no claim. {escape_markdown(why)}.", ""]
     lines += ["What this does not show:", "", *(f"- {escape_markdown(one)}" for one in DOES_NOT_SHOW), ""]
     made = escape_markdown(f"memguard {report.version}, {report.created}")
     checkpoint = escape_markdown(report.provenance.checkpoint) or "checkpoint not given"

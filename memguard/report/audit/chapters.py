@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memguard.report.audit import closing, opening, people, protection, results
+from memguard.report.audit import closing, opening, people, promised, protection, results
 from memguard.report.audit.blocks import Chapter
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.suppress import suppressed
@@ -20,8 +20,8 @@ _MAKERS = (
     people.strata,
     protection.training,
     protection.mitigations,
-    protection.promise,
-    protection.epsilon,
+    promised.promise,
+    promised.epsilon,
     protection.utility,
     closing.decision,
     closing.handling,

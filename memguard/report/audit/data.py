@@ -14,8 +14,6 @@ from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError
 from memguard.report.audit.codec import decode, encode
 from memguard.report.audit.parts import (
-    EpsilonClaim,
-    EpsilonShown,
     Gap,
     Number,
     Provenance,
@@ -27,6 +25,7 @@ from memguard.report.audit.parts import (
     Threat,
     Utility,
 )
+from memguard.report.audit.promises import EpsilonClaim, EpsilonShown, NoClaim
 from memguard.report.audit.questions import QUESTIONS, check_answers
 from memguard.report.data import WatchReport
 from memguard.report.text import MIN_CELL
@@ -51,6 +50,7 @@ class AuditReport:
         unit: What is counted. With ``"record"`` nothing here is about patients, and every view says so.
         members: Whom the model was trained on.
         held_out: Whom it never saw.
+        canaries: Planted canaries that the model was trained on and that are in no number but their own.
         patients_source: Where the record -> patient map came from.
         flag_rate: Error rate of the flags (false-discovery rate); ``None`` where nobody was ranked.
         provenance: What was audited, and how to do it again.
@@ -63,6 +63,7 @@ class AuditReport:
         watch: The curves of the training, where a monitor watched it.
         mitigations: What was done about memorization, and at which cost, in words.
         claim: The promise of differential privacy, if there is one.
+        no_claim: Why a training that was meant to be private promises nothing; ``None`` where it does, or was not.
         shown: Lower bounds of epsilon.
         utility: What the model is good for, as the user measured it.
         answers: Key of `memguard.report.audit.questions.QUESTIONS` -> what a person said. Never filled by default.
@@ -71,7 +72,7 @@ class AuditReport:
         min_cell: Counts of people from 1 to this minus one are shown as "<min_cell".
 
     Raises:
-        DataError: If an answer is to no question, or two sections have one name.
+        DataError: If an answer is to no question, two sections have one name, or a claim is there and denied.
 
     Example:
         >>> side = SideCounts(n_patients=900, n_records=1400)
@@ -87,6 +88,7 @@ class AuditReport:
     created: str
     members: SideCounts
     held_out: SideCounts
+    canaries: int = 0
     unit: Literal["patient", "record"] = "patient"
     patients_source: str = ""
     flag_rate: float | None = None
@@ -100,6 +102,7 @@ class AuditReport:
     watch: WatchReport | None = None
     mitigations: Sequence[str] = ()
     claim: EpsilonClaim | None = None
+    no_claim: NoClaim | None = None
     shown: Sequence[EpsilonShown] = ()
     utility: Sequence[Utility] = ()
     answers: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +112,12 @@ class AuditReport:
 
     def __post_init__(self) -> None:
         check_answers(self.answers)
+        if self.claim is not None and self.no_claim is not None:
+            raise DataError(
+                "a claim of differential privacy, and reasons why there is none",
+                "one of them is wrong",
+                "give claim= or no_claim=",
+            )
         names = [section.probe for section in self.sections]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

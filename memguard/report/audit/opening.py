@@ -126,7 +126,15 @@ def data(report: AuditReport) -> Chapter:
         else ("The largest number of records is one patient's own; it is given from 1,000 patients on.")
     )
     table = TableBlock(f"Whom the audit compared. {_source(report)}", head, rows, note=note)
-    return Chapter(3, "Training data", [table, Facts(answers(report, 3))])
+    blocks: list[Block] = [table]
+    if report.canaries:
+        blocks.append(
+            Para(
+                f"The model was also trained on {report.canaries:,} planted canaries, which are no {units}: they are "
+                "in none of these counts and in no number but those of the canary test."
+            )
+        )
+    return Chapter(3, "Training data", [*blocks, Facts(answers(report, 3))])
 
 
 def _source(report: AuditReport) -> str:

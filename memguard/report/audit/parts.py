@@ -11,8 +11,6 @@ from memguard.errors import DataError
 
 __all__ = [
     "Cell",
-    "EpsilonClaim",
-    "EpsilonShown",
     "Gap",
     "Grid",
     "Lines",
@@ -263,80 +261,6 @@ class Tail:
     beyond: Estimate | None = None
     fpr: float = 0.01
     flagged_held_out: Estimate | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpsilonClaim:
-    """What a training with differential privacy promises.
-
-    Attributes:
-        epsilon: Of the promise.
-        delta: Of the promise.
-        unit: ``"patient"`` or ``"record"``: whose presence is protected.
-        statement: The whole statement as text: adjacency, accountant, sampling, clip, noise, steps, what is outside.
-
-    Raises:
-        DataError: If epsilon is negative or not a number, or delta outside [0, 1).
-    """
-
-    epsilon: float
-    delta: float
-    unit: str
-    statement: str = ""
-
-    def __post_init__(self) -> None:
-        if not (self.epsilon >= 0 and 0 <= self.delta < 1):
-            raise DataError(
-                f"a claim of epsilon = {self.epsilon} at delta = {self.delta}",
-                "no such promise exists, and nothing could contradict it",
-                "give epsilon >= 0 and 0 <= delta < 1, or no claim at all",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpsilonShown:
-    """A lower bound of epsilon from canaries or coin flips.
-
-    Attributes:
-        probe: Which probe.
-        epsilon: With probability at least ``confidence``, no smaller epsilon can be true.
-        delta: Of the bound.
-        confidence: Of the bound.
-        n: Canaries, or patients with a coin.
-        guesses: How many of them the decisive test guessed on.
-        correct: How many guesses were right.
-        largest: What the bound would be if every guess had been right: no audit of this size can show more.
-        method: Which theorem.
-        assumption: What must hold beside fair coins; "none" where nothing must.
-        threshold: How it was decided on whom to guess.
-        unit: ``"patient"`` or ``"record"``: what one coin decided on.
-    """
-
-    probe: str
-    epsilon: float
-    delta: float
-    confidence: float
-    n: int
-    guesses: int
-    correct: int
-    largest: float
-    method: str
-    assumption: str
-    threshold: str
-    unit: str = "patient"
-
-    def contradicts(self, claim: EpsilonClaim) -> bool | None:
-        """Whether the bound is above the claim; ``None`` where the two cannot be compared.
-
-        A promise (epsilon, delta) holds for every larger delta too. So a bound for a larger delta, of the same
-        unit, contradicts it where it is higher; a bound for a smaller delta says nothing of it.
-
-        Args:
-            claim: The promise.
-        """
-        if self.unit != claim.unit or self.delta < claim.delta or not math.isfinite(self.epsilon):
-            return None
-        return self.epsilon > claim.epsilon
 
 
 @dataclass(frozen=True, kw_only=True)

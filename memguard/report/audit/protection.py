@@ -1,4 +1,4 @@
-"""Chapters 9 to 13: the training, what was done about memorization, promises and what contradicts them, utility."""
+"""Chapters 9, 10 and 13: the training, what was done about memorization, utility."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import functools
 from typing import Any
 
 from memguard.attacks.estimate import Estimate
-from memguard.report.audit.blocks import Alarm, Block, Bullets, Chapter, Facts, Figure, Para, Pre, TableBlock
+from memguard.report.audit.blocks import Block, Bullets, Chapter, Facts, Figure, Para, TableBlock
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.opening import answers
-from memguard.report.audit.parts import EpsilonShown
-from memguard.report.audit.wording import cell_text, figure, named, written
+from memguard.report.audit.wording import cell_text, written
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.figures import curve_figure
 from memguard.report.table import thin
 from memguard.report.text import DASH, cell, estimate, number, percent
 
-__all__ = ["epsilon", "mitigations", "promise", "training", "utility"]
+__all__ = ["mitigations", "training", "utility"]
 
 
 def training(report: AuditReport) -> Chapter:
@@ -105,92 +104,6 @@ def mitigations(report: AuditReport) -> Chapter:
         )
     )
     return Chapter(10, "Mitigations", [*blocks, Facts(answers(report, 10))])
-
-
-def promise(report: AuditReport) -> Chapter:
-    """11: what differential privacy promises, in the words of its statement."""
-    claim = report.claim
-    if claim is None:
-        said = (
-            "No promise of differential privacy was given to the audit. Nothing then bounds what leaks: every number "
-            "in this report is what these attacks found, not what any attack could find."
-        )
-        return Chapter(11, "Differential privacy: the promise", [Para(said)])
-    line = (
-        f"epsilon = {claim.epsilon:.4g} at delta = {claim.delta:g}, for the presence of one {claim.unit}. It covers "
-        "what the statement says and nothing else; this report, the flags and every other number computed from the "
-        "data lie outside of it."
-    )
-    blocks: list[Block] = [Para(line)]
-    if claim.unit != report.unit:
-        blocks.append(
-            Alarm(
-                f"The promise is for one {claim.unit} and this audit counts {report.unit}s: it does not cover all "
-                f"records of a {report.unit} together."
-                if claim.unit == "record"
-                else f"The promise is for one {claim.unit} and this audit counts {report.unit}s."
-            )
-        )
-    if claim.statement:
-        blocks.append(Pre(claim.statement, "Statement of differential privacy"))
-    else:
-        said = "The statement (adjacency, accountant, sampling, clip, noise, steps, what lies outside) was not given."
-        blocks.append(Para(said))
-    return Chapter(11, "Differential privacy: the promise", blocks)
-
-
-def epsilon(report: AuditReport) -> Chapter:
-    """12: lower bounds of epsilon beside the promise."""
-    title = "Differential privacy: what was shown"
-    if not report.shown:
-        said = (
-            "No lower bound of epsilon was measured. It needs patients whose presence a fair coin decided before the "
-            "training, or planted canaries."
-        )
-        return Chapter(12, title, [Para(said)])
-    blocks: list[Block] = []
-    rows = []
-    for bound in report.shown:
-        clash = None if report.claim is None else bound.contradicts(report.claim)
-        if clash and report.claim is not None:
-            blocks.append(
-                Alarm(
-                    f"{bound.probe}: epsilon is at least {bound.epsilon:.2f} with {percent(bound.confidence)} "
-                    f"confidence, and {report.claim.epsilon:.2f} is claimed. One of them is wrong; treat the claim as "
-                    "void until it is known which."
-                )
-            )
-        rows.append(_bound(bound, report, clash))
-    head = ("test", "epsilon at least", "claimed", "verdict", "at most showable", "guesses", "how")
-    note = (
-        "A bound of 0 says that nothing was shown, not that nothing leaks. At most showable: the bound if every guess "
-        "had been right; an epsilon above it cannot be seen with so few coins."
-    )
-    words = frozenset({0, 3, 6})
-    return Chapter(
-        12, title, [*blocks, TableBlock("Lower bounds of epsilon.", head, rows, note=note, words=words)]
-    )
-
-
-def _bound(bound: EpsilonShown, report: AuditReport, clash: bool | None) -> tuple[str, ...]:
-    claim = report.claim
-    verdict = (
-        "no claim"
-        if claim is None
-        else "cannot be compared"
-        if clash is None
-        else ("contradicts the claim" if clash else "does not contradict it")
-    )
-    at = f"{figure(bound.epsilon, 2)} at {bound.delta:g}, {percent(bound.confidence)} confidence"
-    return (
-        named(bound.probe),
-        at,
-        DASH if claim is None else f"{claim.epsilon:.4g} at {claim.delta:g}",
-        verdict,
-        figure(bound.largest, 2),
-        f"{bound.correct:,} of {bound.guesses:,} right, {bound.n:,} {bound.unit}s with a coin",
-        f"{bound.method}; assumes {bound.assumption}; threshold {bound.threshold}",
-    )
 
 
 def utility(report: AuditReport) -> Chapter:

@@ -12,7 +12,8 @@ from memguard.errors import DataError
 from memguard.report.audit.axes import two_axes
 from memguard.report.audit.likes import ProbeLike, SubjectLike
 from memguard.report.audit.nulls import headline_of, null_of
-from memguard.report.audit.parts import Cell, EpsilonShown, Gap, Grid, Lines, Number, Section, TwoAxes
+from memguard.report.audit.parts import Cell, Gap, Grid, Lines, Number, Section, TwoAxes
+from memguard.report.audit.promises import EpsilonShown
 from memguard.report.data import plain
 from memguard.report.table import thin, thin_roc
 

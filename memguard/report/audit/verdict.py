@@ -168,8 +168,14 @@ def _alarms(report: AuditReport) -> list[str]:
             said.append(
                 f"The claim of differential privacy is contradicted: {bound.probe} shows epsilon of at least "
                 f"{bound.epsilon:.2f} at delta {bound.delta:g} ({percent(bound.confidence)} confidence), "
-                f"and epsilon = {report.claim.epsilon:.2f} at delta {report.claim.delta:g} is claimed."
+                f"and epsilon = {report.claim.epsilon:.2f} at delta {report.claim.delta:g} is claimed. At this "
+                "confidence the claim is false."
             )
+    if report.no_claim is not None:
+        why = "; ".join(one.rstrip(".") for one in report.no_claim.reasons)
+        said.append(
+            f"There is no claim of differential privacy, though the training was meant to be private: {why}."
+        )
     if report.unit != "patient":
         said.append(
             "The unit is the record: records of one patient count as strangers, intervals are too narrow, and "
