@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 import memguard
 from memguard.adapters.base import ModelAdapter
-from memguard.adapters.find import find_adapter
 from memguard.attacks.estimate import Estimate
 from memguard.auditing.asking import ask_all
 from memguard.auditing.choice import Setting, choose
@@ -31,10 +30,9 @@ from memguard.auditing.described import (
 )
 from memguard.auditing.live import LiveRun
 from memguard.auditing.models import CountModels, NoModels, Prepared, Wanted, prepare
-from memguard.auditing.names import names_of
 from memguard.auditing.sides import Sides, read_sides
 from memguard.auditing.subjects import Strata, make_subject
-from memguard.errors import MemguardError
+from memguard.auditing.way import ask_through, sensitive_of
 from memguard.probes.asked import Asked, Budget, Probe
 from memguard.probes.result import NotTested, ProbeResult
 from memguard.probes.subject import Subject
@@ -131,7 +129,14 @@ def examine(
     told("reading the records of both sides ...")
     sides = read_sides(run)
     gaps: list[NotTested] = []
-    names, adapter = _ask_through(run, sides, options, model, data, gaps)
+    names, adapter = ask_through(
+        run.module,
+        (data, run.capture.tracker.dataset("train"), model),
+        sides,
+        vocabulary=options.vocabulary,
+        adapter=options.adapter,
+        gaps=gaps,
+    )
     subject, unknown = make_subject(sides, names=names, static=options.static, strata=options.strata)
     gaps += unknown
     told(f"{subject.n_patients(True):,} members, {subject.n_patients(False):,} never-trained {subject.unit}s")
@@ -160,7 +165,7 @@ def examine(
     )
     planted = _planted(data) if options.canaries is None else None
     setting = Setting(
-        sensitive=_sensitive(options, names, gaps),
+        sensitive=sensitive_of(options.sensitive, names, gaps),
         canaries=options.canaries if planted is None else planted,
         claim=options.claim,
     )
@@ -230,47 +235,6 @@ def _planted(data: Any) -> Any:
     return getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
 
 
-def _ask_through(
-    run: LiveRun, sides: Sides, options: Options, model: pl.LightningModule, data: Any, gaps: list[NotTested]
-) -> tuple[tuple[str, ...], ModelAdapter | None]:
-    """Names of the tokens, and how the model is asked."""
-    codes = sides.content.codes
-    if codes is None:
-        return (), None
-    owners = (data, run.capture.tracker.dataset("train"), model)
-    names = names_of(options.vocabulary, owners)
-    rows = np.flatnonzero(np.isfinite(sides.target.loss))[:64]
-    try:
-        adapter, why = find_adapter(
-            run.module,
-            adapter=options.adapter,
-            vocabulary=len(names) or None,
-            example=codes.take(rows),
-            loss=sides.target.loss[rows] if sides.target.unit == "nats/token" else None,
-        )
-    except MemguardError as error:
-        adapter, why = None, f"{error.seen}: {error.why}"
-    if adapter is None:
-        gaps.append(
-            NotTested(
-                what="Probabilities, continuations and embeddings",
-                why=why,
-                fix="pass adapter= (docs/adapters.md)",
-            )
-        )
-    elif names and len(names) > adapter.vocabulary:
-        names = names_of(options.vocabulary, owners, size=adapter.vocabulary)
-    if not names:
-        gaps.append(
-            NotTested(
-                what="Anything that needs names of codes: sensitive codes, age, sex",
-                why="nobody says what the tokens are called",
-                fix="pass vocabulary= with the names of all tokens, in order",
-            )
-        )
-    return names, adapter
-
-
 def _models(
     prepared: Prepared, options: Options, adapter: ModelAdapter | None, subject: Subject, sides: Sides
 ) -> tuple[Any, NDArray[np.float64], References]:
@@ -311,28 +275,6 @@ def _compared(found: Match) -> dict[str, float]:
             "gap of references": float(gap.mean()),
         }
     return numbers
-
-
-def _sensitive(options: Options, names: tuple[str, ...], gaps: list[NotTested]) -> Sensitive | None:
-    if isinstance(options.sensitive, Sensitive):
-        return options.sensitive
-    if not names:
-        return None
-    table = options.sensitive
-    if table is None:
-        table = SensitivityTable.default()
-    elif not isinstance(table, SensitivityTable):
-        table = SensitivityTable.read(table)
-    found = table.label(names)
-    if not found.sensitive.any():
-        gaps.append(
-            NotTested(
-                what="Sensitive codes",
-                why="no token of the model is in the table of sensitive codes",
-                fix="pass sensitive= with a table of your own (docs/sensitive-codes.md)",
-            )
-        )
-    return found
 
 
 def _named(probes: str | Sequence[str | Probe]) -> str:

@@ -63,6 +63,7 @@ class CountModels:
         sequences: Of all N + M records.
         patient: ``(N + M,)`` whose they are.
         vocabulary: Tokens of the audited model.
+        counted: ``(N + M,)`` truth values: whose records are counted; everybody's by default.
 
     Attributes:
         kind: ``"counts"``.
@@ -76,9 +77,16 @@ class CountModels:
 
     kind = "counts"
 
-    def __init__(self, sequences: Ragged, patient: NDArray[np.int64], vocabulary: int) -> None:
+    def __init__(
+        self,
+        sequences: Ragged,
+        patient: NDArray[np.int64],
+        vocabulary: int,
+        counted: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.sequences, self.patient = sequences, patient
-        self.adapter = CountsAdapter(sequences, patient, vocabulary=vocabulary)
+        some = np.arange(len(sequences)) if counted is None else np.flatnonzero(counted)
+        self.adapter = CountsAdapter(sequences.take(some), patient[some], vocabulary=vocabulary)
 
     @property
     def in_mask(self) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ from memguard.records.content import ContentStore, Ragged, RecordContent
 from memguard.records.patients import PatientMap
 from memguard.records.surrogate import MIN_HELD_OUT
 
-__all__ = ["Losses", "Sides", "losses_at", "losses_of", "read_sides"]
+__all__ = ["Losses", "Sides", "joined", "losses_at", "losses_of", "read_sides"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -113,7 +113,7 @@ def read_sides(run: LiveRun, *, strict: bool = False) -> Sides:
     return Sides(
         members=members,
         held_out=held_out,
-        content=_joined(stores[0].content(), stores[1].content()),
+        content=joined(stores[0].content(), stores[1].content()),
         target=_losses(found, len(members), len(held_out)),
         notes=(*_caveats(members, held_out), *dict.fromkeys(notes)),
     )
@@ -228,7 +228,7 @@ def _listed(ids: Any, key: str) -> list[Any]:
     return listed
 
 
-def _joined(ours: RecordContent, theirs: RecordContent) -> RecordContent:
+def joined(ours: RecordContent, theirs: RecordContent) -> RecordContent:
     """The contents of both sides in one numbering."""
     observed = np.concatenate([ours.observed, theirs.observed])
     if ours.kind != theirs.kind:

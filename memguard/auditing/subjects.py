@@ -15,7 +15,7 @@ from memguard.probes.strata import default_strata
 from memguard.probes.subject import Subject
 from memguard.records.codes import static_prefix
 
-__all__ = ["Strata", "make_subject"]
+__all__ = ["Strata", "make_subject", "mask_of", "static_of"]
 
 Strata = Mapping[str, ArrayLike] | Callable[[Subject], Mapping[str, ArrayLike]] | None
 
@@ -46,13 +46,13 @@ def make_subject(
         patient=sides.patient,
         content=sides.content,
         names=names,
-        static=_static(sides, names, static, n),
+        static=static_of(sides, names, static, n),
         unit=sides.members.unit,
     )
     found, gaps = default_strata(subject)
     given = strata(subject) if callable(strata) else strata or {}
     for name, values in given.items():
-        found[name] = _mask(name, values, sides, n)
+        found[name] = mask_of(name, values, sides, n)
     return _with(subject, found), gaps
 
 
@@ -68,7 +68,8 @@ def _with(subject: Subject, strata: Mapping[str, NDArray[np.bool_]]) -> Subject:
     )
 
 
-def _static(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDArray[np.int64]:
+def static_of(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDArray[np.int64]:
+    """How many leading tokens of each of n records say who the patient is, ``(n,)``."""
     codes = sides.content.codes
     if codes is None:
         return np.zeros(n, np.int64)
@@ -84,7 +85,8 @@ def _static(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDArra
     return np.minimum(given, codes.lengths)
 
 
-def _mask(name: str, values: Any, sides: Sides, n: int) -> NDArray[np.bool_]:
+def mask_of(name: str, values: Any, sides: Sides, n: int) -> NDArray[np.bool_]:
+    """Which of n records belong to a stratum, ``(n,)``, from truth values or ids of patients."""
     array = np.asarray(values)
     if array.shape == (n,) and array.dtype == np.bool_:
         return array
