@@ -20,7 +20,7 @@ from memguard.attacks.membership import auc, required_held_out, supported_fprs, 
 from memguard.errors import DataError, MemguardError
 from memguard.probes.asked import Asked, Budget
 from memguard.probes.embedding.hidden import first_tokens
-from memguard.probes.result import Cell, NotTested, ProbeResult, Table
+from memguard.probes.result import DELTA, Cell, NotTested, ProbeResult, Table
 from memguard.probes.subject import Subject
 from memguard.records.canaries import Canaries
 from memguard.records.content import Ragged
@@ -49,7 +49,7 @@ class CanaryProbe:
         alternative_loss: ``(R,)`` losses of alternatives of all canaries, or ``(m, R)`` of each one's own. Without
             them the canaries that the coins left out stand in.
         claimed_epsilon: What the training is said to hold, with a canary as the unit; a bound above it is an alarm.
-        delta: Of the claim.
+        delta: Of the claim; ``None``: that of the promise which an audit compares with, 1e-5 where there is none.
         alternatives: Most alternatives of a canary that are asked; ``R`` of them show ``log2(R + 1)`` bits.
         extrapolate: Fit a law to the losses of the alternatives, for larger exposures; see `memguard.attacks.exposure`.
         fprs: False-positive rates of interest.
@@ -90,7 +90,7 @@ class CanaryProbe:
     canary_loss: ArrayLike | None = None
     alternative_loss: ArrayLike | None = None
     claimed_epsilon: float | None = None
-    delta: float = 1e-5
+    delta: float | None = None
     alternatives: int = 63
     extrapolate: bool = False
     fprs: Sequence[float] = (0.1, 0.01)
@@ -115,6 +115,10 @@ class CanaryProbe:
                 "coins would be given to the wrong canary",
                 "pass one truth value and one loss for each canary, planted or not",
             )
+
+    @property
+    def _delta(self) -> float:
+        return DELTA if self.delta is None else self.delta
 
     def run(self, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
         """Ask about the canaries. They are no part of the subject, so there is no evidence record by record."""
@@ -151,11 +155,12 @@ class CanaryProbe:
             answer=self._answer(numbers, bound, alarm, int(coins.sum()), len(coins)),
             numbers=numbers,
             tables={"canaries": self._table(numbers, bound, coins, others.shape[-1])},
+            bounds=() if bound is None else (bound,),
             settings={
                 "canaries": len(coins),
                 "planted": int(coins.sum()),
                 "alternatives": others.shape[-1],
-                "delta": self.delta,
+                "delta": self._delta,
                 "claimed_epsilon": self.claimed_epsilon,
                 "largest_certifiable_epsilon": None if bound is None else bound.largest,
                 "alarm": alarm,
@@ -232,7 +237,7 @@ class CanaryProbe:
         self, score: Floats, coins: Bools, numbers: dict[str, Estimate], gaps: list[NotTested]
     ) -> EpsilonBound | None:
         try:
-            bound = epsilon_one_run(score, coins, delta=self.delta, confidence=self.confidence)
+            bound = epsilon_one_run(score, coins, delta=self._delta, confidence=self.confidence)
         except MemguardError as error:
             gaps.append(
                 NotTested(what="Epsilon from one run", why=f"{error.seen}: {error.why}", fix=error.fix)
@@ -243,7 +248,7 @@ class CanaryProbe:
             low=bound.epsilon,
             high=math.inf,
             n=bound.n,
-            method=f"{bound.method}, lower bound, delta {self.delta:g}, at most {bound.largest:.2f} can be shown",
+            method=f"{bound.method}, lower bound, delta {self._delta:g}, at most {bound.largest:.2f} can be shown",
             confidence=self.confidence,
         )
         return bound
@@ -257,7 +262,7 @@ class CanaryProbe:
         if bound is not None:
             parts.append(
                 f"The training has an epsilon of at least {bound.epsilon:.2f} ({100 * self.confidence:g} % confidence, "
-                f"delta {self.delta:g}); {m} canaries could have shown {bound.largest:.2f}."
+                f"delta {self._delta:g}); {m} canaries could have shown {bound.largest:.2f}."
             )
         if alarm:
             parts.insert(

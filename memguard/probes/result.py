@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from memguard.attacks.epsilon import EpsilonBound
 from memguard.attacks.estimate import Estimate
 
-__all__ = ["Curve", "Evidence", "NotTested", "ProbeResult", "Table"]
+__all__ = ["DELTA", "Curve", "Evidence", "NotTested", "ProbeResult", "Table"]
+
+DELTA = 1e-5
+"""Of a lower bound of epsilon, where no promise names another."""
 
 Cell = str | int | float | bool | Estimate | None
 
@@ -99,6 +103,7 @@ class ProbeResult:
         tables: Name -> table.
         curves: Name -> figure.
         flagged: Codes of patients that stand out at the error rate that ``notes`` name.
+        bounds: Lower bounds of epsilon, where coins decided.
         settings: What it was run with: primitives.
         notes: Caveats, most important first.
         not_tested: What of it could not be asked.
@@ -113,6 +118,7 @@ class ProbeResult:
     tables: Mapping[str, Table] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     flagged: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    bounds: Sequence[EpsilonBound] = ()
     settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     notes: Sequence[str] = ()
     not_tested: Sequence[NotTested] = ()

@@ -244,7 +244,7 @@ def test_a_bound_beside_the_claim_says_what_it_proves_and_what_it_does_not():
         )
     )
     assert above.count("The claim is false at this confidence: a training that keeps it") == 2
-    assert re.search(r"in at most 5\s%\sof audits|in at most 5\s% of audits", above)
+    assert re.search(r"in at most 5\s% of audits", above)
     assert "40 canaries with a coin" in above and "Read from the ledger of run 5eed." in above
     assert "above the true epsilon is at most 10" in above
     lacks = bare(claim=EpsilonClaim(epsilon=1.0, delta=1e-5, unit="record"), shown=[shown()])
@@ -254,7 +254,7 @@ def test_a_bound_beside_the_claim_says_what_it_proves_and_what_it_does_not():
 
 def test_why_there_is_no_claim_is_said_everywhere():
     void = NoClaim(
-        reasons=["3 of 40 steps were taken without noise"], statement="NO GUARANTEE", source="ledger 5eed"
+        reasons=("3 of 40 steps were taken without noise",), statement="NO GUARANTEE", source="ledger 5eed"
     )
     one = bare(no_claim=void, shown=[shown(probe="canary")])
     assert AuditReport.from_json(one.to_json()).no_claim == void

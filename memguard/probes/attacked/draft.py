@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from memguard.attacks.epsilon import EpsilonBound
 from memguard.attacks.estimate import Estimate
 from memguard.probes.result import Evidence, NotTested
 
@@ -21,6 +22,7 @@ class Draft:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     gaps: list[NotTested] = field(default_factory=list)
+    bounds: list[EpsilonBound] = field(default_factory=list)
     flagged: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def miss(self, what: str, why: str, fix: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memguard.attacks.epsilon import epsilon_one_run
+from memguard.attacks.epsilon import EpsilonBound, epsilon_one_run
 from memguard.attacks.estimate import Estimate
 from memguard.errors import MemguardError
 from memguard.probes.attacked.draft import Draft
@@ -47,7 +48,7 @@ def epsilon(
 ) -> None:
     """Lower bound on epsilon where coins decided who is a member: the largest over attacks (Bonferroni)."""
     level = 1.0 - (1.0 - confidence) / len(attacks)
-    best: tuple[float, Estimate] | None = None
+    best: EpsilonBound | None = None
     for attack in attacks:
         known = np.isfinite(attack.score)
         try:
@@ -55,18 +56,17 @@ def epsilon(
         except MemguardError as error:
             draft.miss("Epsilon from one run", f"{error.seen}: {error.why}", error.fix)
             return
-        if best is None or bound.epsilon > best[0]:
-            how = f"{attack.title}: one run, at most {bound.largest:.2f}, Bonferroni over {len(attacks)} attacks"
-            best = (
-                bound.epsilon,
-                Estimate(
-                    value=bound.epsilon,
-                    low=bound.epsilon,
-                    high=float("inf"),
-                    n=bound.n,
-                    method=how,
-                    confidence=confidence,
-                ),
-            )
-    if best is not None:
-        draft.numbers["epsilon_lower_bound"] = best[1]
+        if best is None or bound.epsilon > best.epsilon:
+            how = f"{attack.title}: {bound.method}, Bonferroni over {len(attacks)} attacks"
+            best = replace(bound, confidence=confidence, method=how)
+    if best is None:
+        return
+    draft.bounds.append(best)
+    draft.numbers["epsilon_lower_bound"] = Estimate(
+        value=best.epsilon,
+        low=best.epsilon,
+        high=float("inf"),
+        n=best.n,
+        method=f"{best.method}, lower bound, delta {best.delta:g}, at most {best.largest:.2f} can be shown",
+        confidence=confidence,
+    )

@@ -19,7 +19,7 @@ from memguard.probes.attacked.nulls import blind, epsilon
 from memguard.probes.attacked.scored import Attack, loss_attack, min_k_attack, reference_attacks
 from memguard.probes.attacked.told import POOLED, answer_of, table_of
 from memguard.probes.attacked.units import Units, drawn_rows, patient_units
-from memguard.probes.result import ProbeResult
+from memguard.probes.result import DELTA, ProbeResult
 from memguard.probes.subject import Subject
 
 __all__ = ["MembershipProbe"]
@@ -48,7 +48,7 @@ class MembershipProbe:
         flag_rate: False-discovery rate of the flags.
         coins: Whether a fair coin of his own put each patient into the training data or among the held-out ones;
             then a lower bound on epsilon is given.
-        delta: Of that bound.
+        delta: Of that bound. ``None``: that of the promise which an audit compares with, 1e-5 where there is none.
         confidence: Of all intervals.
 
     Guarantees:
@@ -84,7 +84,7 @@ class MembershipProbe:
     flag_by: str = "difference"
     flag_rate: float = 0.1
     coins: bool = False
-    delta: float = 1e-5
+    delta: float | None = None
     confidence: float = 0.95
     name: str = field(default="membership", init=False)
     needs: Sequence[str] = field(default=(), init=False)
@@ -137,7 +137,8 @@ class MembershipProbe:
             units.loss[member], units.loss[~member], confidence=self.confidence
         )
         if self.coins:
-            epsilon(attacks, member, self.delta, self.confidence, draft)
+            delta = DELTA if self.delta is None else self.delta
+            epsilon(attacks, member, delta, self.confidence, draft)
         basis = flag(
             subject,
             rows,
@@ -160,6 +161,7 @@ class MembershipProbe:
             tables={"attacks": table_of(attacks, len(eligible), draft, self.confidence)},
             curves={"roc": log_roc(attacks, member, names["auc"], titles)},
             flagged=draft.flagged,
+            bounds=draft.bounds,
             settings={
                 "references": asked.references.kind,
                 "reference_models": len(units.reference),
