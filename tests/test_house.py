@@ -19,12 +19,13 @@ PACKAGE = ROOT / "memguard"
 FLOORS = [
     {"errors"},
     {"attacks", "records"},
-    {"adapters", "capture", "metrics"},
+    {"capture", "metrics"},
+    {"adapters"},
     {"references", "privacy"},
     {"probes", "mitigations", "report"},
     {"auditing"},
     {"callbacks"},
-    {"preflight", "compare"},
+    {"preflight", "compare", "demo"},
     {"cli"},
 ]
 # Sums and estimates: what they compute must be computable without a model at hand.

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from memguard.adapters._causality import check_causal
+from memguard.adapters._device import device_of, doubled
 from memguard.adapters._limits import limits_of, logits_in
 from memguard.adapters._listening import Listener
 from memguard.adapters._sequences import batches, check_readable, padded, places
-from memguard.adapters._still import device_of, doubled, still
 from memguard.adapters.base import Ability
 from memguard.adapters.sampling import Reading, sample
+from memguard.capture.stillness import untouched
 from memguard.errors import AbilityError
 from memguard.records.content import Ragged
 
@@ -95,7 +96,7 @@ class CausalAdapter:
         self._from_tokens, self._embed = logits, embed
         self.device = device_of(module)
         self._place: int | None = None  # of the logits in what forward returns
-        with still(module):
+        with untouched(module):
             found = limits_of(
                 lambda tokens: self._logits(tokens, torch.ones_like(tokens, dtype=torch.bool)),
                 pad=pad,
@@ -111,7 +112,7 @@ class CausalAdapter:
         self.vocabulary, self.longest = found.vocabulary, found.longest
         self._limits = found
         self._checked = False
-        with still(module):
+        with untouched(module):
             self._check()
         self.abilities: frozenset[Ability] = frozenset({"log_probs", "generate"})
         if self._has_states():
@@ -284,7 +285,7 @@ class CausalAdapter:
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
         self.device = device_of(self.module)  # Lightning moves a module to its device and back
-        with still(self.module):
+        with untouched(self.module):
             self._check()
             yield
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from memguard.adapters._causality import apart, noise_of
-from memguard.adapters._still import doubled, still
+from memguard.adapters._device import doubled
 from memguard.adapters.causal import CausalAdapter
 from memguard.adapters.sampling import Reading
+from memguard.capture.stillness import untouched
 from memguard.errors import AbilityError
 
 __all__ = ["HFAdapter", "causal_lm"]
@@ -108,7 +109,7 @@ class HFAdapter(CausalAdapter):
             stop=_end(model, stop),
             batch=batch,
         )
-        with still(model):
+        with untouched(model):
             self._cached = self._keeps()
 
     def of(self, module: Any) -> HFAdapter:

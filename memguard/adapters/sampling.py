@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memguard.adapters._device import doubled
 from memguard.adapters._sequences import batches, padded
-from memguard.adapters._still import doubled
 from memguard.errors import AbilityError, MemguardError
 from memguard.records.content import Ragged
 

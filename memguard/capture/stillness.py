@@ -157,8 +157,8 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
     Restored: train/eval mode of each submodule; buffers; metric states, counters and caches of torchmetrics;
     lists, dicts, sets, deques and numbers in plain attributes (contents, with the objects' identity kept);
-    attributes that were added or removed; the generators of torch, CUDA, NumPy and ``random``. Parameters
-    and gradients are not written to by an evaluation and are not copied.
+    attributes that were added or removed; the generators of torch, CUDA, NumPy and ``random``, and those that a
+    submodule keeps. Parameters and gradients are not written to by an evaluation and are not copied.
 
     Example:
         >>> from torch import nn
@@ -209,6 +209,9 @@ def _content(value: Any, depth: int) -> Callable[[], None] | None:
     """How to give a mutable value its content back; None if it has none."""
     if isinstance(value, nn.Parameter | nn.Module) or depth > _DEPTH:
         return None
+    generator = _hold(value, None)
+    if generator is not None:
+        return generator
     if isinstance(value, Tensor):
         return _tensor(value)
     if isinstance(value, np.ndarray) and value.nbytes < _LARGE:

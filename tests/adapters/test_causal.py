@@ -218,15 +218,18 @@ def test_nothing_to_ask_gives_nothing():
 
 
 class Traced(Plain):
-    """Counts its calls in a buffer and draws from generators of its own and of everybody."""
+    """Counts its calls in a buffer, a number and a list, and draws from generators of its own and of everybody."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(()))
         self.own, self.other = torch.Generator(), np.random.default_rng(0)
+        self.asked, self.widths = 0, []
 
     def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
         self.calls += 1
+        self.asked += 1
+        self.widths.append(tokens.shape[1])
         (
             torch.rand(1),
             torch.rand(1, generator=self.own),
@@ -245,7 +248,7 @@ def test_module_and_generators_are_left_as_they_were():
         draws = torch.get_rng_state(), model.own.get_state(), model.calls.clone()
         modes = [part.training for part in model.modules()]
         weights = [weight.clone() for weight in model.parameters()]
-        return [modes, *(each.tolist() for each in (*draws, *weights)), model.other.bit_generator.state,
+        return [modes, model.asked, list(model.widths), *(each.tolist() for each in (*draws, *weights)), model.other.bit_generator.state,
                 random.getstate(), repr(np.random.get_state()[1])]  # fmt: skip
 
     before = state()
