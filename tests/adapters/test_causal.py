@@ -248,8 +248,9 @@ def test_module_and_generators_are_left_as_they_were():
         draws = torch.get_rng_state(), model.own.get_state(), model.calls.clone()
         modes = [part.training for part in model.modules()]
         weights = [weight.clone() for weight in model.parameters()]
-        return [modes, model.asked, list(model.widths), *(each.tolist() for each in (*draws, *weights)), model.other.bit_generator.state,
-                random.getstate(), repr(np.random.get_state()[1])]  # fmt: skip
+        kept = [model.asked, list(model.widths), model.other.bit_generator.state, random.getstate()]
+        tensors = [each.tolist() for each in (*draws, *weights)]
+        return [modes, *tensors, *kept, repr(np.random.get_state()[1])]
 
     before = state()
     adapter = CausalAdapter(model)
