@@ -75,7 +75,7 @@ class ChainedLines:
         problem: After reading: what is wrong with the chain, empty if nothing is.
         torn: After reading: lines at the end that a kill left unfinished.
         unended: After reading: the last entry is whole and only its end of line is missing.
-        n_lines: ChainedLines read, torn ones included.
+        n_lines: Lines read, torn ones included.
         chain: Hash of the last line.
 
     Example:

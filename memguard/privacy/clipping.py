@@ -84,9 +84,8 @@ class ClippedSum:
         rows = [each.float().reshape(n, -1) for each in contributions]
         norms = [torch.linalg.vector_norm(each, dim=1).to(self._counts.device) for each in rows]
         factor = self._factor(torch.linalg.vector_norm(torch.stack(norms), dim=0))
-        whole = bool(
-            (factor > 0).all()
-        )  # zero where a norm is no number, and zero times infinity is none either
+        # Zero where a norm is no number, and zero times infinity is none either.
+        whole = bool((factor > 0).all())
         for total, each in zip(self.sums, rows, strict=True):
             finite = each if whole else torch.nan_to_num(each, nan=0.0, posinf=0.0, neginf=0.0)
             total.add_((factor.to(each.device) @ finite).reshape(total.shape))

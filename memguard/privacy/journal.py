@@ -37,7 +37,7 @@ class Journal:
 
     Attributes:
         path: The file, mode 0600.
-        n_lines: ChainedLines in it.
+        n_lines: Lines in it.
         chain: Hash of the last one.
         unsure: A write was cut short by an exception: what stands in the file is to be read again.
     """

@@ -101,7 +101,7 @@ def quick_epsilon(history: Sequence[Phase], delta: float) -> float:
     try:
         return mixture_epsilon(history, delta)
     except PrivacyError:
-        return rdp_epsilon(history, delta)
+        return loose
 
 
 def crossing(

@@ -19,6 +19,7 @@ _PRV, _PLD, _OWN, _RDP = "PRV", "PLD", "PLD (memguard)", "RDP"
 _TOLERANCE = (0.02, 0.01)
 # By RDP: no promise that is worth the minutes of a finer accountant, whose grids grow with epsilon.
 BEYOND = 200.0
+_LOOSE = f"above {BEYOND:g} nothing finer is computed"
 _CHECKED = 50.0  # for a patient of several records: above, dp-accounting takes its time to find the same
 
 
@@ -87,7 +88,7 @@ def epsilon(history: Sequence[Phase], delta: float) -> Epsilon:
     notes: list[str] = []
     quick = rdp_epsilon(history, delta)
     if quick > BEYOND:
-        return _larger(found, [f"above {BEYOND:g} nothing finer is computed"], quick, delta)
+        return _larger(found, [_LOOSE], quick, delta)
     _try(found, notes, _PRV, lambda: prv_epsilon(history, delta))
     _try(found, notes, _PLD, lambda: pld_epsilon(history, delta))
     if len(found) < 2:
@@ -101,7 +102,8 @@ def patient_epsilon(history: Sequence[Phase], delta: float, records: int) -> Eps
 
     Each record is drawn and clipped by itself, so a batch may hold several records of one patient, and together
     they move the sum by as many clipping norms. Computed by memguard's composition of the dominating mixture of
-    Gaussians, and by that of dp-accounting where it is installed and the records are few; the larger is reported.
+    Gaussians, and by that of dp-accounting where it is installed, the records are few and ours gives at most 50; the
+    larger is reported. Where RDP exceeds 200 for a single record, neither is computed.
 
     Args:
         history: Phases of the run, at the level of records.
@@ -115,7 +117,7 @@ def patient_epsilon(history: Sequence[Phase], delta: float, records: int) -> Eps
         PrivacyError: If an argument is out of range.
 
     Guarantees:
-        Valid for every patient with at most that many records. Where neither composition can be computed, a
+        Valid for every patient with at most that many records. Where neither composition is computed, a
         looser bound is reported and noted: all records join whenever one does, accounted by RDP.
 
     Source:
@@ -136,7 +138,7 @@ def patient_epsilon(history: Sequence[Phase], delta: float, records: int) -> Eps
     found: dict[str, float] = {}
     notes: list[str] = []
     if rdp_epsilon(history, delta) > BEYOND:
-        notes.append(f"above {BEYOND:g} nothing finer is computed")
+        notes.append(_LOOSE)
     else:
         _try(found, notes, _OWN, lambda: mixture_epsilon(history, delta, records))
         if found.get(_OWN, 0.0) <= _CHECKED:

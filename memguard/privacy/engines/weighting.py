@@ -183,19 +183,18 @@ def largest_difference(
         that is larger), that record, and the parameter with most of it.
     """
     per: list[Tensor] = []
-    chosen = torch.as_tensor(list(range(rows.n)) if which is None else list(which))
+    chosen = list(range(rows.n) if which is None else which)
     n = len(chosen)
     sizes = torch.zeros(n)
     for at, p in enumerate(parameters):
         zero = torch.zeros_like(p, requires_grad=False)
-        theirs = torch.stack([zero if g[at] is None else g[at] for g in alone]).reshape(n, -1).float()  # type: ignore[misc]
+        each = [zero if (own := g[at]) is None else own for g in alone]
+        theirs = torch.stack(each).reshape(n, -1).float()
         ours = rows.of.get(id(p))
-        if ours is None:
-            scaled = 0 * theirs
-        else:
-            here = chosen.to(ours.device)
-            scaled = ours[here].reshape(n, -1) * scale.to(ours)[here][:, None]
-        per.append((scaled - theirs).square().sum(1).cpu())
+        difference = theirs
+        if ours is not None:
+            difference = ours[chosen].reshape(n, -1) * scale.to(ours)[chosen][:, None] - theirs
+        per.append(difference.square().sum(1).cpu())
         sizes += theirs.square().sum(1).cpu()
     norms = sizes.sqrt()
     errors = torch.stack(per).sum(0).sqrt() / torch.maximum(norms, 1e-3 * norms.max()).clamp(min=1e-30)
@@ -203,6 +202,6 @@ def largest_difference(
     record = int(errors.argmax())
     return (
         float(errors[record]),
-        int(chosen[record]),
+        chosen[record],
         max(range(len(per)), key=lambda at: float(per[at][record])),
     )

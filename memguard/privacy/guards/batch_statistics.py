@@ -19,7 +19,7 @@ __all__ = ["BatchStatistics", "batch_statistics", "changed_buffers", "moving_buf
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStatistics(Verdict):
-    """What :func:`batch_statistics` or :func:`changed_buffers` found.
+    """What :func:`batch_statistics`, :func:`changed_buffers` or :func:`moving_buffers` found.
 
     Attributes:
         names: Of the modules, or of the buffers.
@@ -90,16 +90,10 @@ def changed_buffers(module: nn.Module, forwards: Sequence[Callable[[], Any]]) ->
         raise PrivacyError(
             "no forward call", "buffers are compared before and after one", "pass at least one call"
         )
-    before = {name: value.detach().clone() for name, value in module.named_buffers()}
+    before = _buffers(module)
     after: list[dict[str, Tensor]] = []
-    try:
-        for forward in forwards:
-            with forked_rng(0):
-                forward()
-            after.append({name: value.detach().clone() for name, value in module.named_buffers()})
-            _restore(module, before)
-    finally:
-        _restore(module, before)
+    for forward in forwards:
+        after += _after(module, [forward], before)
     if len(after) == 1:
         names = [name for name, value in after[0].items() if not _equal(value, before.get(name))]
     else:
@@ -138,16 +132,8 @@ def moving_buffers(module: nn.Module, forward: Callable[[], Any]) -> BatchStatis
         >>> "parametrizations.weight.0._u" in moving_buffers(net, lambda: net(torch.ones(1, 3))).names
         True
     """
-    before = {name: value.detach().clone() for name, value in module.named_buffers()}
-    states: list[dict[str, Tensor]] = []
-    try:
-        for _ in range(2):
-            with forked_rng(0):
-                forward()
-            states.append({name: value.detach().clone() for name, value in module.named_buffers()})
-    finally:
-        _restore(module, before)
-    moved = {name for name, value in states[1].items() if not _equal(value, states[0].get(name))}
+    once, twice = _after(module, [forward, forward], _buffers(module))
+    moved = {name for name, value in twice.items() if not _equal(value, once.get(name))}
     # Where its power iteration has settled, a spectral norm moves as soon as the weights do.
     moved |= {
         f"{path}._u"
@@ -174,6 +160,25 @@ def _mixes(layer: nn.Module) -> bool:
     if isinstance(layer, _BatchNorm):
         return layer.training or layer.running_mean is None
     return bool(layer.track_running_stats) and layer.training
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_buffers()}
+
+
+def _after(
+    module: nn.Module, forwards: Sequence[Callable[[], Any]], before: dict[str, Tensor]
+) -> list[dict[str, Tensor]]:
+    """The buffers after each of some runs, one upon the other; they are as before afterwards."""
+    after = []
+    try:
+        for forward in forwards:
+            with forked_rng(0):
+                forward()
+            after.append(_buffers(module))
+    finally:
+        _restore(module, before)
+    return after
 
 
 def _equal(first: Tensor | None, second: Tensor | None) -> bool:
