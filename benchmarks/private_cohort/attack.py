@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memguard.attacks import Estimate, auc, lira, tpr_at_fpr
+from memguard.attacks import Estimate, auc, by_patient, lira, tpr_at_fpr
 from memguard.attacks._intervals import clopper_pearson, effective_records
 
 __all__ = ["VARIANCES", "Found", "attack", "by_group", "patient_losses"]
@@ -43,11 +43,8 @@ class Found:
 
 def patient_losses(losses: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the records of each patient: ``(K, P)`` from ``(K, N)``; and the first record of each, ``(P,)``."""
-    _, first, code, n = np.unique(patient, return_index=True, return_inverse=True, return_counts=True)
-    out = np.zeros((len(losses), len(n)))
-    for k, row in enumerate(losses):
-        out[k] = np.bincount(code, row) / n
-    return out, first
+    first = np.unique(patient, return_index=True)[1]
+    return np.stack([by_patient(patient, row).nats_per_token for row in losses]), first
 
 
 def attack(losses: np.ndarray, inside: np.ndarray, group: np.ndarray, variance: str) -> np.ndarray:
