@@ -1,7 +1,8 @@
-"""A full audit of a small next-code model on real patients: train, train references, ask, report.
+"""A full audit of a small model on real patients: train, train references, ask, report.
 
     python -m recipes.audit_demo                       # NAFLD; below ten minutes on two cores
     python -m recipes.audit_demo --data mimic          # 100 hospital patients, with the warnings that so few deserve
+    python -m recipes.audit_demo --data support2       # a classifier of a table, with strata that the table names
 
 The model is trained past its best held-out epoch, so that there is something to find. References are trained on
 random halves of the patients, members and held-out ones alike, and are kept in the output folder: a second run does
@@ -17,16 +18,52 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
 from memguard import Audit, LeakageMonitor, MemguardWarning, audit
 from memguard.probes.asked import Budget
-from recipes.mimic_demo import MimicData
-from recipes.nafld_next_code import NafldData, NextCode
+
+from .mimic_demo import MimicData
+from .nafld_next_code import NafldData, NextCode
+from .support2_mortality import Mortality, Support2Data
 
 __all__ = ["main"]
+
+Data = NafldData | MimicData | Support2Data
+NAFLD_SENSITIVE = Path(__file__).parent / "data" / "nafld_sensitive.toml"
+
+
+def nafld(args: argparse.Namespace, out: Path) -> tuple[pl.LightningModule, Data, dict[str, Any]]:
+    """Next codes of the patients of one county, with a table of codes that stand in for sensitive ones."""
+    data = NafldData(out / "meds", args.patients or 2400, args.held_out or 1200, seed=args.seed)
+    names = data.sequences.vocabulary
+    return NextCode(vocabulary=len(names)), data, {"vocabulary": names, "sensitive": NAFLD_SENSITIVE}
+
+
+def mimic(args: argparse.Namespace, out: Path) -> tuple[pl.LightningModule, Data, dict[str, Any]]:
+    """Next codes of hospital patients: diagnoses are ICD-9 and ICD-10, which memguard's own table reads."""
+    data = MimicData(args.patients or 60, windows=12, seed=args.seed)
+    names = data.vocabulary.names
+    return NextCode(vocabulary=len(names)), data, {"vocabulary": names}
+
+
+def support2(args: argparse.Namespace, out: Path) -> tuple[pl.LightningModule, Data, dict[str, Any]]:
+    """Death in hospital from a table: only its owner knows which columns are age, sex and race."""
+    data = Support2Data(args.patients or 4000, args.held_out or 2000, seed=args.seed)
+    table = data.table
+    rows = np.concatenate([table.rows("train"), table.rows("tuning")])  # as the two loaders number them
+    strata = {"age 80 and older": table.age[rows] >= 80}
+    for name in ("sex: female", "sex: male", "race: black", "race: white"):
+        # columns are standardized: only who belongs to a level is above zero
+        strata[name] = table.x[rows, table.features.index(name)] > 0
+    return Mortality(features=len(table.features)), data, {"strata": strata}
+
+
+RECIPES = {"nafld": (nafld, 12), "mimic": (mimic, 12), "support2": (support2, 30)}
 
 
 def main(argv: Sequence[str] | None = None) -> Audit:
@@ -39,11 +76,15 @@ def main(argv: Sequence[str] | None = None) -> Audit:
         The audit.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=("nafld", "mimic"), default="nafld")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--patients", type=int, help="to train on: 2,400 of NAFLD, 60 of the MIMIC-IV demo")
+    parser.add_argument("--data", choices=sorted(RECIPES), default="nafld")
+    parser.add_argument("--epochs", type=int, help="12; 30 of SUPPORT2")
     parser.add_argument(
-        "--held-out", type=int, default=1200, help="never trained on; of MIMIC all others are"
+        "--patients", type=int, help="to train on: 2,400 of NAFLD, 60 of the MIMIC-IV demo, 4,000 of SUPPORT2"
+    )
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        help="never trained on: 1,200 of NAFLD, 2,000 of SUPPORT2; of MIMIC all others are",
     )
     parser.add_argument("--references", type=int, default=8)
     parser.add_argument("--backend", default="auto", help="how references are trained; ray uses every core")
@@ -62,17 +103,11 @@ def main(argv: Sequence[str] | None = None) -> Audit:
 
     out = args.out or Path(f"runs/audit_{args.data}")
     pl.seed_everything(args.seed, verbose=False)
-    data: NafldData | MimicData
-    if args.data == "nafld":
-        data = NafldData(out / "meds", args.patients or 2400, args.held_out, seed=args.seed)
-        names = data.sequences.vocabulary
-    else:
-        data = MimicData(args.patients or 60, windows=12, seed=args.seed)
-        names = data.vocabulary.names
-    model = NextCode(vocabulary=len(names))
+    make, epochs = RECIPES[args.data]
+    model, data, known = make(args, out)
     monitor = LeakageMonitor(dirpath=out / "memguard", seed=args.seed)
     trainer = pl.Trainer(
-        max_epochs=args.epochs,
+        max_epochs=args.epochs or epochs,
         accelerator="cpu",
         callbacks=[monitor],
         logger=False,
@@ -86,12 +121,11 @@ def main(argv: Sequence[str] | None = None) -> Audit:
         data,
         monitor=monitor,
         references=args.references,
-        vocabulary=names,
-        sensitive=Path(__file__).parent / "data" / "nafld_sensitive.toml" if args.data == "nafld" else None,
         backend=args.backend,
         budget=Budget(patients=args.asked, samples=5, seed=args.seed),
         folder=out / "audit",
         seed=args.seed,
+        **known,
     )
     files = found.save(out / "audit")
     seconds = time.perf_counter() - start

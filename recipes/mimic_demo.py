@@ -28,8 +28,9 @@ from memguard import LeakageMonitor
 from memguard.records.meds import MedsDataset, read_meds
 from memguard.records.vocabulary import Vocabulary
 from memguard.report.table import curve_table
-from recipes.data.mimic_demo import mimic_demo_path
-from recipes.nafld_next_code import LONGEST, NextCode, pad
+
+from .data.mimic_demo import mimic_demo_path
+from .nafld_next_code import LONGEST, NextCode, pad
 
 __all__ = ["MimicData", "Windows", "main"]
 

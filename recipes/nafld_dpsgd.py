@@ -28,7 +28,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from memguard import DPSGD, LeakageMonitor
-from recipes.nafld_next_code import NafldData, NextCode
+
+from .nafld_next_code import NafldData, NextCode
 
 __all__ = ["Outcome", "main"]
 

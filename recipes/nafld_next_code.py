@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from memguard import LeakageMonitor
 from memguard.report.figures import save_png
 from memguard.report.table import curve_table
-from recipes.data.nafld import NafldSequences, nafld_sequences
+
+from .data.nafld import NafldSequences, nafld_sequences
 
 __all__ = ["NafldData", "NextCode", "Patients", "main"]
 

@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from memguard import LeakageMonitor
 from memguard.report.table import curve_table
-from recipes.data.support2 import Support2, support2
+
+from .data.support2 import Support2, support2
 
 __all__ = ["Mortality", "Patients", "Support2Data", "main"]
 

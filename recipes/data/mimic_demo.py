@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.data import wheel_path
+from . import wheel_path
 
 __all__ = ["mimic_demo_path"]
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import polars as pl
 
 from memguard.errors import DataError
-from recipes.data import wheel_path
+
+from . import wheel_path
 
 __all__ = ["LEFT_OUT", "Support2", "support2"]
 
@@ -59,6 +60,7 @@ class Support2:
         patient_ids: (N,) int64.
         split: (N,) number of the split: 0 train, 1 tuning, 2 held_out.
         features: d names.
+        age: (N,) float64, in years.
     """
 
     x: npt.NDArray[np.float32]
@@ -66,6 +68,7 @@ class Support2:
     patient_ids: npt.NDArray[np.int64]
     split: npt.NDArray[np.int64]
     features: tuple[str, ...]
+    age: npt.NDArray[np.float64]
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Rows of the patients of one split."""
@@ -149,4 +152,5 @@ def support2(*, seed: int = 0, sizes: tuple[int, int, int] | None = None) -> Sup
         patient_ids=table["sno"].cast(pl.Int64).to_numpy().copy(),
         split=split,
         features=tuple(names),
+        age=table["age"].cast(pl.Float64).to_numpy().copy(),
     )
