@@ -168,20 +168,20 @@ def _tested(
         chosen = _chosen(trial)
         whole = _work(trial, chosen, list(range(len(chosen))))
         one = _reader(trial)
-        if hasattr(engine, "calibrate"):
-            engine.aside = partial(rehearsal, trainer, module)  # type: ignore[attr-defined]
-            try:
-                prepared.facts["weighting"] = str(engine.calibrate(whole, trial.run_step, one).kind)
-            except PrivacyError as error:
-                if _same_again(trial, chosen, whole.batch):
-                    raise
-                raise PrivacyError(
-                    "batches that differ each time the same records are put into one (a collate_fn that draws at "
-                    "random)",
-                    "the gradients of a batch cannot be compared with those of its records before training",
-                    'pass engine="loop", which runs every record alone, or draw at random in the dataset\'s '
-                    "__getitem__, for each record by itself",
-                ) from error
+        engine.aside = partial(rehearsal, trainer, module)
+        try:
+            weighting = engine.calibrate(whole, trial.run_step, one)
+        except PrivacyError as error:
+            if _same_again(trial, chosen, whole.batch):
+                raise
+            raise PrivacyError(
+                "batches that differ each time the same records are put into one (a collate_fn that draws at random)",
+                "the gradients of a batch cannot be compared with those of its records before training",
+                'pass engine="loop", which runs every record alone, or draw at random in the dataset\'s __getitem__, '
+                "for each record by itself",
+            ) from error
+        if weighting is not None:
+            prepared.facts["weighting"] = str(weighting.kind)
         if not checks:
             return prepared
 

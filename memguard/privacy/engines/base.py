@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from memguard.privacy.clipping import ClippedSum
 from memguard.privacy.sampling import Chunk
+
+if TYPE_CHECKING:
+    from memguard.privacy.engines.weighting import Weighting
 
 __all__ = ["Engine", "Read", "RunStep", "Work"]
 
@@ -42,18 +46,38 @@ class Engine(ABC):
     Args:
         module: Whose ``training_step`` runs.
         parameters: What the optimizer trains.
+
+    Attributes:
+        aside: Put around passes that are no part of the training; silences logs, and restores buffers and metrics.
     """
 
     name: str
 
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self.module, self.parameters = module, list(parameters)
+        self.aside: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     def attach(self) -> None:  # noqa: B027  an engine that needs no hooks has nothing to do
         """Prepare the module; undone by :meth:`detach`."""
 
     def detach(self) -> None:  # noqa: B027
         """Leave the module as it was. Idempotent."""
+
+    def calibrate(self, work: Work, run_step: RunStep, read: Read) -> Weighting | None:
+        """Learn from a few records, before training, how the loss of a batch weighs its records.
+
+        Args:
+            work: A batch of them.
+            run_step: Runs the user's step on a batch.
+            read: Gives the batch of one record alone.
+
+        Returns:
+            What was learned; ``None`` from an engine that does not need it.
+
+        Raises:
+            PrivacyError: If the loss is not a sum over its records.
+        """
+        return None
 
     @abstractmethod
     def accumulate(self, work: Work, run_step: RunStep, read: Read, into: ClippedSum) -> Any:

@@ -16,12 +16,10 @@ from memguard.privacy.engines.backward import has_reentrant_checkpoint, p_grad_a
 from memguard.privacy.engines.layouts import Layouts
 from memguard.privacy.engines.rows import Rows
 from memguard.privacy.engines.samplers import Rule, rule_of
-from memguard.privacy.engines.spread import Spread, UntoldError
+from memguard.privacy.engines.spread import LOOP, Spread, UntoldError
 from memguard.privacy.engines.standins import StandIn, stand_in_of
 
 __all__ = ["Hooks"]
-
-_LOOP = 'pass engine="loop", which runs every record alone'
 
 
 class Hooks:
@@ -75,7 +73,7 @@ class Hooks:
                     else "an LSTM with proj_size"
                 )
                 raise PrivacyError(
-                    f"{path} is {what}", "its gradients of single records are out of reach", _LOOP
+                    f"{path} is {what}", "its gradients of single records are out of reach", LOOP
                 )
             rule = rule_of(layer)
             if rule is None or any(id(p) in self.bare for p in own.values()):
@@ -119,13 +117,9 @@ class Hooks:
             except (RuntimeError, IndexError, ValueError, TypeError) as error:
                 if not rows.guessed:
                     raise
-                raise UntoldError(
-                    f"the step failed on a tensor that all records share ({error})", "", _LOOP
-                ) from error
+                raise UntoldError(f"the step failed on a tensor that all records share ({error})") from error
         if isinstance(loss_of(returned), Spread):
-            raise UntoldError(
-                "the loss contains a parameter by itself, not by way of the records", _LAST, _LOOP
-            )
+            raise UntoldError("the loss contains a parameter by itself, not by way of the records", _LAST)
         return returned, rows
 
     def _in_place(self) -> None:
@@ -137,7 +131,6 @@ class Hooks:
                 raise UntoldError(
                     f"{path}.{name} is no longer the parameter that it was when training began",
                     "its gradients would be missing",
-                    _LOOP,
                 )
 
     def settled(self, rows: Rows) -> bool:
@@ -162,7 +155,7 @@ class Hooks:
         """
         loss = scalar_loss(returned)
         if not rows.edges:
-            raise UntoldError("no trained parameter was used in this step", _LAST, _LOOP)
+            raise UntoldError("no trained parameter was used in this step", _LAST)
         one = torch.full_like(loss, seed)
         everything = [*self.module.parameters(), *self.parameters]
         # Hooks run within the pass: a checkpointed block is run again on the way back.

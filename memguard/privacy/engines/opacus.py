@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -35,7 +34,6 @@ from memguard.privacy.engines.weighting import (
 __all__ = ["OpacusEngine"]
 
 _TRIES = 4  # the first shows dimensions, the second views that are changed in place; twice with checkpointing
-_LOOP = 'pass engine="loop", which runs every record alone'
 _ASKED = 3  # records that decide between weightings
 
 
@@ -55,7 +53,6 @@ class OpacusEngine(Engine):
     Attributes:
         weightings: Every way of weighing that fits the records seen so far; none until :meth:`calibrate`. Where two of
             them part in a batch, records of it are run alone, and those that are wrong are struck out.
-        aside: Put around passes that are no part of the training; silences logs, and restores buffers and metrics.
         n_looped: Batches that were left to the loop.
 
     Guarantees:
@@ -94,7 +91,6 @@ class OpacusEngine(Engine):
             raise PrivacyError(f"reduction={reduction!r}", "it is unknown", 'pass "auto", "mean" or "sum"')
         self.reduction = reduction
         self.weightings: list[Weighting] = [] if reduction == "auto" else [Weighting(reduction)]
-        self.aside: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         self.n_looped = 0
         self._refuted = ""
         self._hooks = Hooks(module, parameters)
@@ -165,13 +161,10 @@ class OpacusEngine(Engine):
                 f"{n} records to calibrate on", "too few to tell a mean from a sum", "pass at least 3"
             )
         alone = [self._alone(run_step(read(int(position)))) for position in work.chunk.positions]
-        try:
+        found = self._fitting(work, run_step, read, alone, tolerance)
+        if isinstance(found, str):
+            self._spread_uncovered(work, run_step, read)
             found = self._fitting(work, run_step, read, alone, tolerance)
-            if isinstance(found, str):
-                self._spread_uncovered(work, run_step, read)
-                found = self._fitting(work, run_step, read, alone, tolerance)
-        except AmbiguousLossError as problem:
-            found = problem.seen
         if isinstance(found, str):
             raise PrivacyError(
                 f"the loss of a batch of {n} records is not a sum over its records ({found})",
@@ -215,7 +208,7 @@ class OpacusEngine(Engine):
     def _told(self, work: Work, run_step: RunStep, read: Read) -> tuple[Any, Rows, Tensor | None]:
         """A pass with its rows filled, and what they are to be multiplied by; None for nothing."""
         if self._refuted:
-            raise UntoldError(self._refuted, "", _LOOP)
+            raise UntoldError(self._refuted)
         fitting: list[Weighting] = []
 
         def plan(calls: list[LossCall], loss: Tensor) -> tuple[float, list[Tensor]]:
@@ -232,7 +225,7 @@ class OpacusEngine(Engine):
             only_mean = [weighting.kind for weighting in fitting] == ["mean"]
             return len(work.chunk.positions) if only_mean else 1, asked_for(fitting, calls)
 
-        for _ in range(1 + max(1, len(self.weightings))):
+        for _ in range(1 + len(self.weightings)):
             seen = self._pass(work, run_step, read, plan)
             if len(fitting) == 1 and fitting[0].kind in ("mean", "sum"):
                 return seen.returned, seen.rows, None
@@ -245,7 +238,7 @@ class OpacusEngine(Engine):
                 return seen.returned, seen.rows, told[0]
             seen.rows.of.clear()  # not two at once in memory
             self._settle(work, run_step, read, (records or list(range(seen.rows.n)))[:_ASKED])
-        raise UntoldError("several weightings of its records fit the loss", "one of them is wrong", _LOOP)
+        raise UntoldError("several weightings of its records fit the loss", "one of them is wrong")
 
     def _settle(self, work: Work, run_step: RunStep, read: Read, records: Sequence[int]) -> None:
         """Strike out the weightings that do not give some records of a batch their own gradients.
@@ -269,7 +262,7 @@ class OpacusEngine(Engine):
         seen.rows.of.clear()
         if not self.weightings:
             self._refuted = "the loss is not a sum over its records, as it was for those before training"
-            raise UntoldError(self._refuted, "what a record contributes depends on the others", _LOOP)
+            raise UntoldError(self._refuted, "what a record contributes depends on the others")
 
     def _pass(self, work: Work, run_step: RunStep, read: Read, plan: Plan) -> Pass:
         """Forward and backward, every dimension known; a record alone tells what one batch leaves open."""
@@ -282,9 +275,7 @@ class OpacusEngine(Engine):
             with LossCapture() as heard:
                 returned, rows = hooks.forward(len(positions), lambda: run_step(work.batch))
             if loss_of(returned) is None:
-                raise UntoldError(
-                    "the step returned no loss for a batch", "a record in it may have one", _LOOP
-                )
+                raise UntoldError("the step returned no loss for a batch", "a record in it may have one")
             loss = scalar_loss(returned)
             if hooks.settled(rows):
                 seed, more = plan(heard.calls, loss)
@@ -296,9 +287,7 @@ class OpacusEngine(Engine):
                 if loss_of(single) is not None:
                     hooks.backward(single, row)
         where = min(map(str, hooks.layouts.open), default="an output that is changed in place")
-        raise UntoldError(
-            f"which dimension counts the records is open at {where}", "rows may be no records", _LOOP
-        )
+        raise UntoldError(f"which dimension counts the records is open at {where}", "rows may be no records")
 
     def _contributions(self, work: Work, rows: Rows, scale: Tensor | None) -> list[Tensor]:
         """``(P, *shape)`` for each parameter; the rows are used up."""

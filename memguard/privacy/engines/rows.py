@@ -99,9 +99,7 @@ class Rows(Spreading):
             return None
         if isinstance(x, Spread):
             if not isinstance(output, Spread):
-                raise UntoldError(
-                    f"{path} made a tensor of the batch from one that all records share", "", _LOOP
-                )
+                raise UntoldError(f"{path} made a tensor of the batch from one that all records share")
             self._rule(path, layer, rule, x.rows, output.rows)
             return None
         leading = leading_dims(layer, x)
@@ -145,7 +143,7 @@ class Rows(Spreading):
                 found = rule(layer, first(inputs), first(g.to(wide)))
             except (RuntimeError, ValueError, IndexError, NotImplementedError) as error:
                 raise UntoldError(
-                    f"the formula for {path} failed ({error})", "a gradient is missing", _LOOP
+                    f"the formula for {path} failed ({error})", "a gradient is missing"
                 ) from error
             for name, rows in found.items():
                 parameter = getattr(layer, name)
@@ -179,7 +177,7 @@ class Rows(Spreading):
             return
         if rows.shape != shape:
             raise UntoldError(
-                f"gradients of shape {tuple(rows.shape)} for {shape}", "a record's gradient is missing", _LOOP
+                f"gradients of shape {tuple(rows.shape)} for {shape}", "a record's gradient is missing"
             )
         have = self.of.get(id(parameter))
         if have is None:
@@ -192,6 +190,3 @@ class Rows(Spreading):
             self.borrowed.discard(id(parameter))
         else:
             have.add_(rows)
-
-
-_LOOP = 'pass engine="loop", which runs every record alone'

@@ -20,11 +20,17 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from memguard.errors import PrivacyError
 from memguard.privacy.engines.layouts import Layouts
 
-__all__ = ["Spread", "Spreading", "UntoldError"]
+__all__ = ["LOOP", "Spread", "Spreading", "UntoldError"]
+
+
+LOOP = 'pass engine="loop", which runs every record alone'
 
 
 class UntoldError(PrivacyError):
     """The gradients of single records cannot be told in this batch; the loop over records can."""
+
+    def __init__(self, seen: str, why: str = "") -> None:
+        super().__init__(seen, why, LOOP)
 
 
 _METADATA = frozenset(
@@ -222,8 +228,4 @@ class Spread(Tensor):
 
 
 def _untold(seen: str) -> UntoldError:
-    return UntoldError(
-        seen,
-        "the gradients of single records cannot be taken apart there",
-        'pass engine="loop", which runs every record alone',
-    )
+    return UntoldError(seen, "the gradients of single records cannot be taken apart there")

@@ -27,8 +27,6 @@ __all__ = ["StandIn", "stand_in_of"]
 StandIn = Callable[..., Any]
 """``(rows, layer, *args, **kwargs)`` -> what ``layer(*args, **kwargs)`` returns."""
 
-_LOOP = 'pass engine="loop", which runs every record alone'
-
 
 def stand_in_of(layer: nn.Module) -> StandIn | None:
     """The stand-in for a layer, ``None`` if it needs none or there is none.
@@ -92,7 +90,7 @@ def recurrent(rows: Rows, layer: nn.RNNBase, input: Any, hx: Any = None) -> Any:
         alive = None
     if x.dim() != 3 or isinstance(x, Spread) or len(x) != rows.n:
         raise UntoldError(
-            f"{type(layer).__name__} got {tuple(x.shape)} for {rows.n} records", "rows are no records", _LOOP
+            f"{type(layer).__name__} got {tuple(x.shape)} for {rows.n} records", "rows are no records"
         )
     is_lstm, directions = layer.mode == "LSTM", 2 if layer.bidirectional else 1
     shape = (layer.num_layers * directions, rows.n, layer.hidden_size)
@@ -204,7 +202,7 @@ def attention(
     """``nn.MultiheadAttention``; ``is_causal`` is a hint there, and the mask that comes with it says the same."""
     if any(t.dim() != 3 or isinstance(t, Spread) for t in (query, key, value)):
         raise UntoldError(
-            "MultiheadAttention got inputs without a dimension for records", "rows are no records", _LOOP
+            "MultiheadAttention got inputs without a dimension for records", "rows are no records"
         )
     if is_causal and attn_mask is None:
         raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
@@ -212,9 +210,7 @@ def attention(
         query, key, value = (t.transpose(0, 1) for t in (query, key, value))
     n, heads, width = rows.n, layer.num_heads, layer.embed_dim
     if any(len(t) != n for t in (query, key, value)):
-        raise UntoldError(
-            f"MultiheadAttention got {len(query)} rows for {n} records", "rows are no records", _LOOP
-        )
+        raise UntoldError(f"MultiheadAttention got {len(query)} rows for {n} records", "rows are no records")
     mask = _additive(attn_mask, query.dtype)
     if mask is not None and mask.dim() == 3:
         mask = mask.view(n, heads, *mask.shape[1:])
