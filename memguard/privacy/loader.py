@@ -233,14 +233,15 @@ def offered(loader: DataLoader[Any]) -> _Ints | None:
 def _innermost(source: Any) -> Any:
     """The sampler that chooses, inside of those that group and share out."""
     while True:
-        inner = None
-        if type(source) is BatchSampler:
-            inner = source.sampler
-        elif isinstance(source, DistributedSampler):  # Lightning's wrapper of another sampler
-            inner = getattr(source.dataset, "_sampler", None)
+        inner = source.sampler if type(source) is BatchSampler else _wrapped(source)
         if inner is None:
             return source
         source = inner
+
+
+def _wrapped(source: Any) -> Any:
+    """The sampler that Lightning put into one for several processes; None in any other."""
+    return getattr(source.dataset, "_sampler", None) if isinstance(source, DistributedSampler) else None
 
 
 def _iterates_as(source: Any, kind: type) -> bool:
@@ -296,14 +297,11 @@ def _layout(loader: DataLoader[Any]) -> _Layout:
     if loader.batch_sampler is not None:
         return "samples"
     source: Any = loader.sampler
-    while isinstance(source, DistributedSampler):  # Lightning's wrapper of another sampler
-        inner = getattr(source.dataset, "_sampler", None)
-        if inner is None:
-            return "alone"
+    while (inner := _wrapped(source)) is not None:
         source = inner
     if isinstance(source, BatchSampler | PatientSampler):
         return "whole"
-    if isinstance(source, SequentialSampler | RandomSampler | SubsetRandomSampler):
+    if isinstance(source, SequentialSampler | RandomSampler | SubsetRandomSampler | DistributedSampler):
         return "alone"
     with forked_rng():
         first = next(iter(source), 0)
