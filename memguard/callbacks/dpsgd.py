@@ -18,7 +18,7 @@ from memguard.callbacks.stated import Stated
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.checks import refuse
 from memguard.privacy.guards.static import scan
-from memguard.privacy.guards.static_callbacks import PUBLIC_METRICS, is_a
+from memguard.privacy.guards.static_callbacks import PUBLIC_METRICS, scheduled_rates
 from memguard.privacy.run import PrivateRun, RunSettings
 
 if TYPE_CHECKING:
@@ -185,9 +185,7 @@ class DPSGD(Stated):
                 f"{len(others)} DPSGD callbacks", "each would add its noise to the other's", "keep one"
             )
         refuse(scan(trainer, pl_module))
-        if (
-            trainer.global_step == 0
-        ):  # a Trainer that begins, begins a run; a checkpoint tells of another later
+        if trainer.global_step == 0:  # the Trainer begins a run; a checkpoint tells of another later
             self._run = None
         self._loop = PrivateLoop(trainer, pl_module, self.settings, run=self._run)
         self._loop.install()
@@ -285,7 +283,7 @@ class DPSGD(Stated):
             {*trainer.logged_metrics, *trainer.callback_metrics}
             - PUBLIC_METRICS
             - self._logged
-            - _schedule(trainer)
+            - scheduled_rates(trainer.callbacks, trainer.lr_scheduler_configs)  # type: ignore[attr-defined]
         )
         if shown:
             self._logged |= shown
@@ -343,11 +341,3 @@ class DPSGD(Stated):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._stage in (None, "fit"):  # to test a checkpoint is not to go on from it
             self._state = state_dict or None
-
-
-def _schedule(trainer: pl.Trainer) -> set[str]:
-    """Names of logged learning rates that follow the number of the step alone, and so nobody's data."""
-    if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
-        return set()
-    monitors = [one for one in trainer.callbacks if is_a(one, "LearningRateMonitor")]  # type: ignore[attr-defined]
-    return {name for monitor in monitors for name in monitor.lrs}

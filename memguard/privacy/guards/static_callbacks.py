@@ -10,7 +10,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from memguard.privacy.guards.finding import Finding
 
-__all__ = ["GRADIENT_HOOKS", "PUBLIC_METRICS", "is_a", "overrides", "scan_callbacks", "scan_plateau"]
+__all__ = [
+    "GRADIENT_HOOKS",
+    "PUBLIC_METRICS",
+    "is_a",
+    "overrides",
+    "scan_callbacks",
+    "scan_plateau",
+    "scheduled_rates",
+]
 
 GRADIENT_HOOKS = ("on_before_zero_grad", "on_after_backward", "on_before_optimizer_step")
 PUBLIC_METRICS = frozenset({"memguard/dp/epsilon", "memguard/dp/noise_multiplier", "memguard/dp/sample_rate"})
@@ -112,6 +120,29 @@ def scan_plateau(configs: Iterable[Any]) -> list[Finding]:
                 )
             )
     return found
+
+
+def scheduled_rates(callbacks: Iterable[Any], configs: Iterable[Any]) -> set[str]:
+    """Names of logged learning rates that follow the number of the step alone, and so nobody's data.
+
+    Args:
+        callbacks: Of the Trainer.
+        configs: Lightning's, of the learning-rate schedulers.
+
+    Returns:
+        What a LearningRateMonitor logs; nothing where a scheduler follows a metric that is not public.
+
+    Example:
+        >>> from lightning.pytorch.callbacks import LearningRateMonitor
+        >>> monitor = LearningRateMonitor()
+        >>> monitor.lrs = {"lr-Adam": [0.1]}
+        >>> scheduled_rates([monitor], [])
+        {'lr-Adam'}
+    """
+    if scan_plateau(configs):
+        return set()
+    monitors = [callback for callback in callbacks if is_a(callback, "LearningRateMonitor")]
+    return {name for monitor in monitors for name in monitor.lrs}
 
 
 def _known(callback: Any, module: nn.Module) -> list[Finding]:
