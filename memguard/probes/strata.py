@@ -19,14 +19,13 @@ from memguard.errors import DataError
 from memguard.probes.default_strata import default_strata
 from memguard.probes.result import Evidence, NotTested, Table
 from memguard.probes.subject import Subject
+from memguard.records.small_cells import MIN_CELL
 
-__all__ = ["MIN_CELL", "Breakdown", "breakdown", "default_strata", "enrichment", "flagged_patients"]
+__all__ = ["Breakdown", "breakdown", "default_strata", "enrichment", "flagged_patients"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-MIN_CELL = 5  # fewer patients are not shown, nor any number about them; as memguard.report.text.MIN_CELL
 
 
 @dataclass(frozen=True, kw_only=True)

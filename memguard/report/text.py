@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from memguard.attacks.estimate import Estimate
+from memguard.records.small_cells import MIN_CELL
 
 __all__ = ["DASH", "MIN_CELL", "cell", "count", "estimate", "number", "percent", "share"]
 
 DASH = "–"
-MIN_CELL = 5
 
 
 def _missing(value: float | None) -> bool:

@@ -12,16 +12,16 @@ from memguard.probes.attribute.evidence import (
     comparable_out,
     inference_p_values,
     likelihood_ratio,
-    seen_by_patient,
 )
 from memguard.probes.attribute.verdict import judge, needed, p_values_of_kinds
+from memguard.probes.strangers import never_saw
 
 
 def test_a_patient_is_seen_with_any_record() -> None:
     rng = np.random.default_rng(0)
     patient, mask = rng.integers(0, 20, 60), rng.random((5, 60)) < 0.2
     naive = [[any(mask[k][patient == p]) for p in patient] for k in range(5)]
-    assert seen_by_patient(mask, patient).tolist() == naive
+    assert (~never_saw(mask, patient)).tolist() == naive
 
 
 def test_comparable_out_leaves_equal_sides_and_thins_the_fuller_one() -> None:

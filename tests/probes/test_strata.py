@@ -9,10 +9,9 @@ from scipy import stats
 from memguard.attacks.conformal import conformal_p_values
 from memguard.errors import DataError
 from memguard.probes.result import Evidence
-from memguard.probes.strata import MIN_CELL, breakdown, default_strata, enrichment, flagged_patients
+from memguard.probes.strata import breakdown, default_strata, enrichment, flagged_patients
 from memguard.probes.subject import Subject
 from memguard.records.content import Ragged, RecordContent
-from memguard.report.text import MIN_CELL as SHOWN_FROM
 
 NAMES = ("PAD", "AGE//60-70", "AGE//80-90", "AGE//90+", "GENDER//F", "GENDER//M", "RACE//A", *"abcdefgh")
 
@@ -30,10 +29,6 @@ def cohort(members: int, held_out: int, records: int = 1, codes=None) -> Subject
 
 def whole(value, p=None) -> Evidence:
     return Evidence(name="gap, nats", row=np.arange(len(value)), value=np.asarray(value, float), p_value=p)
-
-
-def test_small_cells_are_those_of_the_report():
-    assert MIN_CELL == SHOWN_FROM
 
 
 def test_numbers_are_those_of_naive_means_over_patients():

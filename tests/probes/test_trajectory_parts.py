@@ -10,11 +10,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linprog
 
 from memguard.errors import DataError, MemguardError
+from memguard.probes.strangers import never_saw
 from memguard.probes.subject import Subject
 from memguard.probes.trajectory.asking import assign, compared, cut_to
 from memguard.probes.trajectory.overlap import common_runs, exact_match, multiset_overlap
 from memguard.probes.trajectory.reading import Reader, Timed, gap_days, structural
-from memguard.probes.trajectory.tiers import draw, never_saw, prompt_lengths, prompts_and_truth
+from memguard.probes.trajectory.tiers import draw, prompt_lengths, prompts_and_truth
 from memguard.probes.trajectory.transport import Ground, nearest_other, transport_distance
 from memguard.records.content import Ragged, RecordContent
 

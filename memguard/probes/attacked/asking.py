@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
 from memguard.adapters.base import ModelAdapter
+from memguard.probes.clock import NO_LIMIT, Clock
 from memguard.probes.subject import Subject
 from memguard.records.content import Ragged
 
@@ -20,7 +19,7 @@ _BLOCK = 256  # records
 
 
 def token_log_probs(
-    target: ModelAdapter, subject: Subject, rows: Ints, *, seconds: float | None, seed: int
+    target: ModelAdapter, subject: Subject, rows: Ints, *, clock: Clock = NO_LIMIT, seed: int
 ) -> tuple[Floats, Ragged, int, int]:
     """Log-probability of each token of the records, members and held-out patients in mixed order.
 
@@ -30,7 +29,7 @@ def token_log_probs(
         target: Able to give ``log_probs``.
         subject: N + M records.
         rows: Records to ask about.
-        seconds: No new block is begun after so many; ``None`` for no limit.
+        clock: No new block is begun when it is over.
         seed: Of the order.
 
     Returns:
@@ -44,10 +43,10 @@ def token_log_probs(
     read = Ragged.from_lengths(sequences.values[place < np.repeat(cut, lengths)], cut)
     found = np.full(len(read.values), np.nan)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(cut > 0))
-    started, missed = time.perf_counter(), 0
+    missed = 0
     for start in range(0, len(order), _BLOCK):
         block = np.sort(order[start : start + _BLOCK])
-        if seconds is not None and start and time.perf_counter() - started > seconds:
+        if start and clock.over():
             missed = len(order) - start
             break
         some = read.take(block)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from memguard.probes.attacked.nulls import blind, epsilon
 from memguard.probes.attacked.scored import Attack, loss_attack, min_k_attack, reference_attacks
 from memguard.probes.attacked.told import POOLED, answer_of, table_of
 from memguard.probes.attacked.units import Units, drawn_rows, patient_units
+from memguard.probes.clock import Clock
 from memguard.probes.result import DELTA, ProbeResult
 from memguard.probes.subject import Subject
 
@@ -91,7 +91,6 @@ class MembershipProbe:
 
     def run(self, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
         """Attack. A light budget asks nothing of the model: losses alone, no Min-K %, no blind baseline."""
-        started = time.perf_counter()
         draft = Draft()
         rows = drawn_rows(subject, budget.patients, budget.seed)
         units = patient_units(subject, asked, rows)
@@ -182,7 +181,6 @@ class MembershipProbe:
             },
             notes=draft.notes,
             not_tested=draft.gaps,
-            seconds=time.perf_counter() - started,
         )
 
     def _attacks(
@@ -198,7 +196,7 @@ class MembershipProbe:
             draft.miss(what, "the model gives no token probabilities", "pass an adapter that gives log_probs")
         else:
             log_prob, read, cut, missed = token_log_probs(
-                asked.target, subject, rows, seconds=budget.seconds, seed=budget.seed
+                asked.target, subject, rows, clock=Clock(budget.seconds), seed=budget.seed
             )
             found = min_k_attack(units, log_prob, read, subject.patient[rows], self.min_k)
             if usable(found, units.member):

@@ -8,7 +8,7 @@ from memguard.attacks.estimate import Estimate
 from memguard.probes.attacked.draft import Draft
 from memguard.probes.attacked.scored import Attack
 from memguard.probes.result import Table
-from memguard.probes.strata import MIN_CELL
+from memguard.records.small_cells import MIN_CELL
 
 __all__ = ["POOLED", "answer_of", "table_of"]
 

@@ -6,7 +6,6 @@ anybody. Here the same numbers are computed for patients that the model never sa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +17,11 @@ from memguard.attacks.estimate import Estimate
 from memguard.probes.attribute.asking import Question, ask
 from memguard.probes.attribute.classes import ClassSide, difference, read_side
 from memguard.probes.attribute.items import Categories, drawn_patients
+from memguard.probes.clock import NO_LIMIT, Clock
 from memguard.probes.prompts import beginnings
 from memguard.probes.result import NotTested
-from memguard.probes.strata import MIN_CELL
 from memguard.probes.subject import Subject
+from memguard.records.small_cells import MIN_CELL
 
 __all__ = ["MEASURES", "Ahead", "look_ahead"]
 
@@ -68,7 +68,7 @@ def look_ahead(
     sampled_patients: int | None,
     called: float,
     seed: int,
-    deadline: float | None = None,
+    clock: Clock = NO_LIMIT,
 ) -> tuple[list[Ahead], list[NotTested]]:
     """Ask for each category and k: exact probability that the next token is of it, or a share of continuations.
 
@@ -88,7 +88,7 @@ def look_ahead(
         sampled_patients: At most so many of each side are sampled from.
         called: See above.
         seed: Of every draw.
-        deadline: Reading of ``time.monotonic``.
+        clock: No further k is asked for when it is over.
 
     Returns:
         Where both sides have at least `MIN_CELL` patients of both kinds; and what was not asked.
@@ -99,7 +99,7 @@ def look_ahead(
     sequences = subject.sequences
     room = sequences.lengths - subject.static
     for k in sorted(set(ks)):
-        if deadline is not None and time.monotonic() > deadline:
+        if clock.over():
             gaps.append(NotTested(what=f"class form, k = {k}", why="the time of the budget was over"))
             continue
         rows = np.flatnonzero((room > k) & (subject.static + k > 0))

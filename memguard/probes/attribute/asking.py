@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from memguard.adapters.base import ModelAdapter
 from memguard.probes.asked import Asked
 from memguard.probes.attribute.evidence import FLOOR
+from memguard.probes.clock import NO_LIMIT, Clock
 from memguard.probes.prompts import log_probs_of
 from memguard.records.content import Ragged
 
@@ -59,13 +59,13 @@ def ask(model: ModelAdapter, question: Question) -> Floats:
     return np.maximum(found, FLOOR)
 
 
-def ask_references(asked: Asked, questions: Sequence[Question], deadline: float | None = None) -> References:
+def ask_references(asked: Asked, questions: Sequence[Question], clock: Clock = NO_LIMIT) -> References:
     """Every reference, one at a time in memory, every question.
 
     Args:
         asked: The references, at least one.
         questions: What to ask.
-        deadline: Reading of ``time.monotonic`` after which no further reference is asked.
+        clock: No further reference is asked when it is over.
     """
     parts: list[list[Floats]] = [[] for _ in questions]
     number = 0
@@ -73,7 +73,7 @@ def ask_references(asked: Asked, questions: Sequence[Question], deadline: float 
         for part, question in zip(parts, questions, strict=True):
             part.append(ask(model, question))
         number += 1
-        if deadline is not None and time.monotonic() > deadline:
+        if clock.over():
             break
     return References(answers=[np.stack(part) for part in parts], asked=np.arange(number))
 

@@ -12,27 +12,13 @@ from numpy.typing import NDArray
 from memguard.errors import DataError
 from memguard.probes.prompts import mean_over_out
 
-__all__ = ["FLOOR", "comparable_out", "inference_p_values", "likelihood_ratio", "seen_by_patient"]
+__all__ = ["FLOOR", "comparable_out", "inference_p_values", "likelihood_ratio"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FLOOR = -50.0  # nats: a smaller log-probability is raised to it, so that no difference is infinite
-
-
-def seen_by_patient(in_mask: Bools, patient: Ints) -> Bools:
-    """Whether each reference was trained on any record of the patient, ``(K, N)``.
-
-    Example:
-        >>> seen_by_patient(np.array([[True, False, False]]), np.array([4, 4, 5])).tolist()
-        [[True, True, False]]
-    """
-    _, code = np.unique(patient, return_inverse=True)
-    n = int(code.max(initial=-1)) + 1
-    any_record = np.stack([np.bincount(code, weights=row, minlength=n) > 0 for row in in_mask])
-    seen: Bools = any_record[:, code]
-    return seen
 
 
 def comparable_out(out: Bools, member: Bools, seed: int = 0) -> Bools:

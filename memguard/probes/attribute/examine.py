@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,12 @@ from memguard.probes.attribute.evidence import (
     inference_p_values,
     likelihood_ratio,
     rise,
-    seen_by_patient,
 )
 from memguard.probes.attribute.items import Categories
+from memguard.probes.clock import NO_LIMIT, Clock
 from memguard.probes.prompts import Asking, mean_over_out, prompts_before
 from memguard.probes.result import NotTested
+from memguard.probes.strangers import never_saw
 from memguard.probes.subject import Subject
 
 __all__ = ["Examined", "contexts_of", "examine", "usable_ks"]
@@ -113,7 +113,7 @@ def examine(
     *,
     contexts: int,
     seed: int,
-    deadline: float | None = None,
+    clock: Clock = NO_LIMIT,
 ) -> tuple[list[Examined], list[NotTested]]:
     """Ask the target and all references; nothing is decided here.
 
@@ -126,7 +126,7 @@ def examine(
         ks: As `usable_ks` leaves them.
         contexts: Records of others for the null of the inference axis.
         seed: Of every draw.
-        deadline: Reading of ``time.monotonic``.
+        clock: No further reference is asked when it is over.
 
     Returns:
         One for each k; and what could not be asked.
@@ -155,7 +155,7 @@ def examine(
         )
         for k in asked_ks
     ]
-    answered = ask_references(asked, [*mine, *others], deadline)
+    answered = ask_references(asked, [*mine, *others], clock)
     n_asked = len(answered.asked)
     if n_asked < len(asked.references):
         gaps.append(
@@ -165,9 +165,9 @@ def examine(
                 fix="a larger Budget.seconds",
             )
         )
-    seen = seen_by_patient(asked.references.in_mask[:n_asked], subject.patient)
-    inside, full = seen[:, items.row], ~seen[:, items.row]
-    out, out_others = comparable_out(full, member, seed), ~seen[:, row]
+    strange = never_saw(asked.references.in_mask[:n_asked], subject.patient)
+    inside, full = ~strange[:, items.row], strange[:, items.row]
+    out, out_others = comparable_out(full, member, seed), strange[:, row]
     untested = int(np.count_nonzero(~full.any(0)))
     if untested:
         gaps.append(
@@ -232,8 +232,3 @@ def _with(subject: Subject, member: Bools) -> Ints:
 def _mean_level(log_p: Floats) -> float:
     known = log_p[np.isfinite(log_p)]
     return float(np.log(np.mean(np.exp(known)))) if len(known) else float("nan")
-
-
-def deadline_of(seconds: float | None) -> float | None:
-    """Reading of ``time.monotonic`` at which a budget that begins now is over."""
-    return None if seconds is None else time.monotonic() + seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,14 @@ from memguard.attacks.estimate import Estimate
 from memguard.attacks.membership import auc
 from memguard.probes.asked import Asked, Budget
 from memguard.probes.attribute.ahead import MEASURES, Ahead, look_ahead
-from memguard.probes.attribute.examine import Examined, deadline_of, examine, usable_ks
+from memguard.probes.attribute.examine import Examined, examine, usable_ks
 from memguard.probes.attribute.items import Categories, categories_of, sensitive_items
 from memguard.probes.attribute.verdict import Judged, judge, needed, p_values_of_kinds
 from memguard.probes.attribute.views import ahead_table, axes_table, category_table, curves_of, verdict_table
+from memguard.probes.clock import Clock
 from memguard.probes.result import Evidence, NotTested, ProbeResult
-from memguard.probes.strata import MIN_CELL
 from memguard.probes.subject import Subject
+from memguard.records.small_cells import MIN_CELL
 
 __all__ = ["AttributeProbe"]
 
@@ -107,8 +107,7 @@ class AttributeProbe:
 
     def run(self, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
         """Ask for every sensitive code of both sides; see the class."""
-        began = time.monotonic()
-        deadline = deadline_of(budget.seconds)
+        clock = Clock(budget.seconds)
         model = asked.target
         if model is None or "log_probs" not in model.abilities or subject.content.codes is None:
             why = "no adapter fits the model, so that it cannot be asked for a code"
@@ -118,7 +117,7 @@ class AttributeProbe:
             why = "no token is known to be sensitive"
             fix = "pass names of tokens, or sensitive= with truth values"
             return self._nothing(NotTested(what="everything", why=why, fix=fix), kinds.notes)
-        found, gaps, category_keys = self._codes(subject, asked, budget, kinds, deadline)
+        found, gaps, category_keys = self._codes(subject, asked, budget, kinds, clock)
         pairs = {each.k: self._judge(each) for each in found}
         judged = {k: pair[0] for k, pair in pairs.items() if pair is not None}
         found = [each for each in found if each.k in judged]
@@ -135,7 +134,7 @@ class AttributeProbe:
             sampled_patients=self.sampled_patients,
             called=self.alpha,
             seed=budget.seed,
-            deadline=deadline,
+            clock=clock,
         )
         gaps += more
         numbers = self._numbers(found, judged) | _ahead_numbers(ahead, kinds)
@@ -165,7 +164,6 @@ class AttributeProbe:
             settings=self._settings(category_keys, asked, found),
             notes=self._notes(kinds, found, judged),
             not_tested=gaps,
-            seconds=time.monotonic() - began,
         )
 
     def examined(self, subject: Subject, asked: Asked, budget: Budget) -> list[tuple[Examined, Judged, Ints]]:
@@ -173,7 +171,7 @@ class AttributeProbe:
         if asked.target is None:
             return []
         kinds = categories_of(subject, asked.target.vocabulary, self.sensitive, self.categories, self.tiers)
-        found, _, _ = self._codes(subject, asked, budget, kinds, deadline_of(budget.seconds))
+        found, _, _ = self._codes(subject, asked, budget, kinds, Clock(budget.seconds))
         return [(each, *pair) for each in found if (pair := self._judge(each)) is not None]
 
     def _judge(self, each: Examined) -> tuple[Judged, Ints] | None:
@@ -191,7 +189,7 @@ class AttributeProbe:
         return verdict, known
 
     def _codes(
-        self, subject: Subject, asked: Asked, budget: Budget, kinds: Categories, deadline: float | None
+        self, subject: Subject, asked: Asked, budget: Budget, kinds: Categories, clock: Clock
     ) -> tuple[list[Examined], list[NotTested], str]:
         items, category = sensitive_items(subject, kinds, patients=budget.patients, seed=budget.seed)
         gaps: list[NotTested] = []
@@ -219,7 +217,7 @@ class AttributeProbe:
             ks,
             contexts=min(self.contexts, 60) if light else self.contexts,
             seed=budget.seed,
-            deadline=deadline,
+            clock=clock,
         )
         return found, gaps + unused + more, named
 

@@ -13,21 +13,11 @@ from memguard.probes.attribute.examine import Examined
 from memguard.probes.attribute.items import Categories
 from memguard.probes.attribute.verdict import CLASSES, Judged
 from memguard.probes.result import Cell, Curve, Table
-from memguard.probes.strata import MIN_CELL
+from memguard.records.small_cells import MIN_CELL, patients_shown
 
-__all__ = ["ahead_table", "axes_table", "category_table", "curves_of", "patients", "verdict_table"]
+__all__ = ["ahead_table", "axes_table", "category_table", "curves_of", "verdict_table"]
 
 _SIDES = ((True, "members"), (False, "never-trained"))
-
-
-def patients(n: int) -> Cell:
-    """A count of patients as it may be shown.
-
-    Example:
-        >>> patients(0), patients(3), patients(12)
-        (0, '<5', 12)
-    """
-    return n if n == 0 or n >= MIN_CELL else f"<{MIN_CELL}"
 
 
 def axes_table(
@@ -41,8 +31,8 @@ def axes_table(
         rows.append(
             [
                 each.k,
-                patients(int(verdict.member.sum())),
-                patients(verdict.n_null),
+                patients_shown(int(verdict.member.sum())),
+                patients_shown(verdict.n_null),
                 numbers.get(f"evidence.{key}.minus_held_out"),
                 numbers.get(f"auc.{key}"),
                 numbers.get(f"memorized.{key}.minus_held_out"),
@@ -69,7 +59,7 @@ def axes_table(
 def verdict_table(judged: Mapping[int, Judged]) -> Table:
     """Patients in each of the four classes, by k and side."""
     rows: list[list[Cell]] = [
-        [k, name, *(patients(n) for n in verdict.counts(side))]
+        [k, name, *(patients_shown(n) for n in verdict.counts(side))]
         for k, verdict in sorted(judged.items())
         for side, name in _SIDES
     ]
@@ -103,13 +93,13 @@ def category_table(
         for side in sides:
             for what in ((p <= alpha) & ~inferable, (p <= alpha) & inferable, inferable):
                 n = len(np.unique(last.patient[side & what]))
-                called.append(patients(n) if shown else None)
+                called.append(patients_shown(n) if shown else None)
         size, pooled = nulls.get(c, (0, False))
         rows.append(
             [
                 key,
                 kinds.tiers[c] or None,
-                *(patients(n) for n in counts),
+                *(patients_shown(n) for n in counts),
                 numbers.get(f"{key}.k{last.k}.evidence.minus_held_out"),
                 *called,
                 f"{size} patients{', categories pooled' if pooled else ''}",

@@ -12,13 +12,13 @@ from memguard.attacks.conformal import benjamini_hochberg
 from memguard.attacks.estimate import Estimate
 from memguard.errors import MemguardError
 from memguard.probes.asked import Asked, Budget
+from memguard.probes.clock import Clock
 from memguard.probes.copies.asking import Beginning
 from memguard.probes.copies.groups import Groups, find_groups
 from memguard.probes.copies.references import beyond_references
 from memguard.probes.copies.rule import Extractable, extractable, fewest_null
 from memguard.probes.copies.sampling import draw_sample
 from memguard.probes.copies.summary import (
-    MIN_CELL,
     PromptResult,
     Sample,
     group_table,
@@ -28,8 +28,8 @@ from memguard.probes.copies.summary import (
 )
 from memguard.probes.result import Evidence, NotTested, ProbeResult
 from memguard.probes.subject import Subject
-from memguard.probes.trajectory.asking import Clock
 from memguard.probes.trajectory.reading import Reader
+from memguard.records.small_cells import MIN_CELL
 
 __all__ = ["CopiesProbe"]
 
@@ -110,7 +110,7 @@ class CopiesProbe:
             gaps.append(
                 NotTested(what="copies", why="the records are features", fix="audit a next-code model")
             )
-            return ProbeResult(probe=self.name, question=_QUESTION, not_tested=gaps, seconds=clock.passed)
+            return ProbeResult(probe=self.name, question=_QUESTION, not_tested=gaps)
         groups = find_groups(subject, threshold=self.threshold, min_codes=self.min_codes, seed=budget.seed)
         results = probe._ask(subject, asked, budget, groups, clock, gaps)
         found = {k: v for r in results for k, v in numbers(r, self.confidence).items()}
@@ -138,7 +138,6 @@ class CopiesProbe:
             },
             notes=[*note, *_notes(subject, groups, self.threshold)],
             not_tested=gaps,
-            seconds=clock.passed,
         )
 
     def _ask(

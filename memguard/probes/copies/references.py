@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memguard.probes.asked import Asked
+from memguard.probes.clock import Clock
 from memguard.probes.copies.asking import Beginning
 from memguard.probes.copies.groups import Groups
 from memguard.probes.result import NotTested
+from memguard.probes.strangers import never_saw
 from memguard.probes.subject import Subject
-from memguard.probes.trajectory.asking import Clock
-from memguard.probes.trajectory.tiers import never_saw
 
 __all__ = ["beyond_references"]
 

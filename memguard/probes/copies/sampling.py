@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from memguard.probes.copies.asking import cut_at
 from memguard.probes.copies.groups import Groups
-from memguard.probes.copies.summary import MIN_CELL, Sample
+from memguard.probes.copies.summary import Sample
 from memguard.probes.result import NotTested
 from memguard.probes.subject import Subject
 from memguard.probes.trajectory.reading import Reader
 from memguard.probes.trajectory.tiers import prompts_and_truth
+from memguard.records.small_cells import MIN_CELL
 
 __all__ = ["draw_sample"]
 

@@ -14,14 +14,13 @@ from memguard.probes.copies.groups import Groups
 from memguard.probes.copies.rule import Extractable
 from memguard.probes.result import Cell, Table
 from memguard.probes.subject import Subject
+from memguard.records.small_cells import MIN_CELL
 
-__all__ = ["MIN_CELL", "PromptResult", "Sample", "group_table", "numbers", "prompt_table", "size_table"]
+__all__ = ["PromptResult", "Sample", "group_table", "numbers", "prompt_table", "size_table"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-MIN_CELL = 5  # fewer patients are not shown, nor any number about them
 
 
 @dataclass(frozen=True, kw_only=True)

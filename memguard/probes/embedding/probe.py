@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,15 +12,16 @@ from memguard.adapters.base import ModelAdapter
 from memguard.errors import DataError, MemguardError
 from memguard.probes.asked import Asked, Budget
 from memguard.probes.attacked.units import drawn_rows
+from memguard.probes.clock import Clock
 from memguard.probes.embedding.guessed import Attacker, out_of_fold, patient_folds
 from memguard.probes.embedding.hidden import first_tokens, holders, without_codes
 from memguard.probes.embedding.judged import Readings, of_patients
 from memguard.probes.embedding.told import answer_of, evidence_of, numbers_of, table_of
 from memguard.probes.result import NotTested, ProbeResult
-from memguard.probes.strata import MIN_CELL
 from memguard.probes.subject import Subject
 from memguard.records.content import Ragged
 from memguard.records.sensitivity import SensitivityTable
+from memguard.records.small_cells import MIN_CELL, patients_shown
 
 __all__ = ["EmbeddingProbe"]
 
@@ -90,16 +90,14 @@ class EmbeddingProbe:
 
     def run(self, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
         """Embed, guess, compare. What cannot be asked is in ``not_tested``."""
-        started = time.perf_counter()
+        clock = Clock(budget.seconds)
         gaps: list[NotTested] = []
 
         def done(**found: object) -> ProbeResult:
-            seconds = time.perf_counter() - started
             return ProbeResult(
                 probe=self.name,
                 question=_QUESTION,
                 not_tested=gaps,
-                seconds=seconds,
                 **found,  # type: ignore[arg-type]
             )
 
@@ -136,7 +134,7 @@ class EmbeddingProbe:
         held = held[:, enough]
         try:
             found = self._read(asked.target, subject, rows, hidden, held, budget, gaps)
-            nulls = self._of_references(asked, subject, rows, hidden, held, budget, gaps, started)
+            nulls = self._of_references(asked, subject, rows, hidden, held, budget, gaps, clock)
         except MemguardError as error:
             gaps.append(NotTested(what="Embeddings", why=f"{error.seen}: {error.why}", fix=error.fix))
             return done(notes=notes)
@@ -208,11 +206,7 @@ class EmbeddingProbe:
             for side, who in ((True, "members"), (False, "held-out patients"))
             for has in (True, False)
         }
-        few = [
-            f"{f'<{MIN_CELL}' if 0 < n < MIN_CELL else n} {who}"
-            for who, n in counts.items()
-            if n < self.min_holders
-        ]
+        few = [f"{patients_shown(n)} {who}" for who, n in counts.items() if n < self.min_holders]
         if few:
             gaps.append(
                 NotTested(
@@ -262,7 +256,7 @@ class EmbeddingProbe:
         held: Bools,
         budget: Budget,
         gaps: list[NotTested],
-        started: float,
+        clock: Clock,
     ) -> list[list[Readings | None]]:
         """What the first attacker reads from embeddings of references, of patients whom they never saw."""
         found: list[list[Readings | None]] = []
@@ -275,7 +269,7 @@ class EmbeddingProbe:
         for k, model in enumerate(asked.references.adapters()):
             if len(found) == self.references:
                 break
-            if budget.seconds is not None and time.perf_counter() - started > budget.seconds:
+            if clock.over():
                 gaps.append(NotTested(what=f"Embeddings of reference {k}", why="the time was spent"))
                 break
             if "embed" not in model.abilities:

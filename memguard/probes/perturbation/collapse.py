@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from memguard.adapters.base import ModelAdapter
 from memguard.probes.asked import Asked
 from memguard.probes.attribute.asking import Question, ask
+from memguard.probes.clock import NO_LIMIT, Clock
 from memguard.probes.perturbation.changes import Changer
 
 __all__ = ["Collapse", "ask_all", "collapses", "excess_of", "top_hits"]
@@ -65,14 +65,14 @@ def ask_all(
     *,
     draws: int,
     seed: int,
-    deadline: float | None = None,
+    clock: Clock = NO_LIMIT,
 ) -> tuple[list[Collapse], list[Collapse]]:
     """Every reference, one at a time in memory: the codes themselves, and the same codes in records of others."""
     own, null = [], []
     for model in asked.references.adapters():
         own.append(collapses(model, *mine, kinds, draws=draws, seed=seed))
         null.append(collapses(model, *others, (null_kind,), draws=draws, seed=seed + 1))
-        if deadline is not None and time.monotonic() > deadline:
+        if clock.over():
             break
     return own, null
 

@@ -10,13 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from memguard.probes.asked import Asked
 from memguard.probes.attribute.asking import Question, ask
-from memguard.probes.attribute.evidence import comparable_out, inference_p_values, seen_by_patient
+from memguard.probes.attribute.evidence import comparable_out, inference_p_values
 from memguard.probes.attribute.examine import contexts_of
 from memguard.probes.attribute.items import Categories
+from memguard.probes.clock import NO_LIMIT, Clock
 from memguard.probes.perturbation.changes import Changer, identifiers_of, patients_with
 from memguard.probes.perturbation.collapse import Collapse, ask_all, collapses, excess_of, top_hits
 from memguard.probes.prompts import Asking, prompts_before
 from memguard.probes.result import NotTested
+from memguard.probes.strangers import never_saw
 from memguard.probes.subject import Subject
 from memguard.records.content import Ragged
 
@@ -65,7 +67,7 @@ class Effort:
         draws: Changed prompts of each kind.
         contexts: Records of others for the null of the common collapse.
         seed: Of every draw.
-        deadline: Reading of ``time.monotonic`` after which no further reference is asked.
+        clock: No further reference is asked when it is over.
     """
 
     k: int
@@ -73,7 +75,7 @@ class Effort:
     draws: int
     contexts: int
     seed: int = 0
-    deadline: float | None = None
+    clock: Clock = NO_LIMIT
 
 
 def examine(
@@ -142,13 +144,13 @@ def examine(
         JUDGED,
         draws=effort.draws,
         seed=effort.seed,
-        deadline=effort.deadline,
+        clock=effort.clock,
     )
     if len(own) < len(asked.references):
         left = len(asked.references) - len(own)
         gaps.append(NotTested(what=f"{left} references", why="the time of the budget was over"))
-    seen = seen_by_patient(asked.references.in_mask[: len(own)], patient)
-    full, member = ~seen[:, items.row], subject.member[items.row]
+    strange = never_saw(asked.references.in_mask[: len(own)], patient)
+    full, member = strange[:, items.row], subject.member[items.row]
     untested = int(np.count_nonzero(~full.any(0)))
     if untested:
         why = "every reference was trained on the patient"
@@ -159,7 +161,7 @@ def examine(
     comparable = comparable_out(full, member, effort.seed)
     falls = {kind: np.stack([one.fall[kind] for one in own]) for kind in mine.kinds}
     common = {kind: excess_of(target.fall[kind], falls[kind], full)[1] for kind in mine.kinds}
-    level = _level(null, ~seen[:, row], len(tokens))
+    level = _level(null, strange[:, row], len(tokens))
     usable = _without(subject, kinds, row)
     p, size = inference_p_values(common[JUDGED], category, items.code, level, tokens, usable)
     found = Perturbed(

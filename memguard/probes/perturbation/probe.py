@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,9 @@ from memguard.attacks.difference import mean_difference
 from memguard.attacks.estimate import Estimate
 from memguard.attacks.membership import auc
 from memguard.probes.asked import Asked, Budget
-from memguard.probes.attribute.examine import deadline_of
 from memguard.probes.attribute.items import Categories, categories_of, sensitive_items
 from memguard.probes.attribute.verdict import Judged, judge, needed
+from memguard.probes.clock import Clock
 from memguard.probes.perturbation.examine import JUDGED, Effort, Perturbed, examine
 from memguard.probes.perturbation.views import answer_text, kinds_table, verdict_table
 from memguard.probes.result import Evidence, NotTested, ProbeResult
@@ -91,13 +90,11 @@ class PerturbationProbe:
 
     def run(self, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
         """Change prompts and ask again; see the class."""
-        began = time.monotonic()
         found, kinds, gaps = self.examine(subject, asked, budget)
         if found is None:
             why = gaps[-1].why
             return ProbeResult(
                 probe=self.name, question=_QUESTION, answer=f"Not asked: {why}.", not_tested=gaps,
-                seconds=time.monotonic() - began,
             )  # fmt: skip
         verdict, known = self.judge(found)
         numbers = self._numbers(found, verdict)
@@ -150,7 +147,6 @@ class PerturbationProbe:
                 *kinds.notes,
             ),
             not_tested=gaps,
-            seconds=time.monotonic() - began,
         )
 
     def judge(self, found: Perturbed) -> tuple[Judged, Ints]:
@@ -173,7 +169,7 @@ class PerturbationProbe:
         self, subject: Subject, asked: Asked, budget: Budget
     ) -> tuple[Perturbed | None, Categories, list[NotTested]]:
         """Ask target and references with true and changed prompts; nothing is decided here."""
-        deadline = deadline_of(budget.seconds)
+        clock = Clock(budget.seconds)
         none = Categories(keys=(), tiers=(), member=np.zeros((0, 0), np.bool_))
         model = asked.target
         if model is None or "log_probs" not in model.abilities or subject.content.codes is None:
@@ -196,7 +192,7 @@ class PerturbationProbe:
             draws=min(self.draws, 3) if light else self.draws,
             contexts=min(self.contexts, 40) if light else self.contexts,
             seed=budget.seed,
-            deadline=deadline,
+            clock=clock,
         )
         found, gaps = examine(
             subject,

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from memguard.attacks.estimate import Estimate
 from memguard.probes.attribute.items import Categories
 from memguard.probes.attribute.verdict import Judged
-from memguard.probes.attribute.views import patients
 from memguard.probes.perturbation.examine import Perturbed
 from memguard.probes.result import Cell, Table
+from memguard.records.small_cells import patients_shown
 
 __all__ = ["answer_text", "kinds_table", "verdict_table"]
 
@@ -40,8 +40,8 @@ def kinds_table(found: Perturbed, numbers: Mapping[str, Estimate]) -> Table:
         rows.append(
             [
                 kind,
-                patients(len(np.unique(found.patient[ok & found.member]))),
-                patients(len(np.unique(found.patient[ok & ~found.member]))),
+                patients_shown(len(np.unique(found.patient[ok & found.member]))),
+                patients_shown(len(np.unique(found.patient[ok & ~found.member]))),
                 numbers.get(f"excess.{kind.replace(' ', '_')}.minus_held_out"),
                 float(np.mean(found.common[kind][ok])) if ok.any() else None,
             ]
@@ -69,7 +69,9 @@ def verdict_table(verdict: Judged, kinds: Categories, found: Perturbed, known: I
             mine = (verdict.member == side) & ((category == c) | (c < 0))
             if mine.any():
                 counts = np.bincount(verdict.classes[mine], minlength=4)
-                rows.append([key, name, patients(int(mine.sum())), *(patients(int(n)) for n in counts)])
+                rows.append(
+                    [key, name, patients_shown(int(mine.sum())), *(patients_shown(int(n)) for n in counts)]
+                )
     return Table(
         title="Whose leak it is",
         columns=("category", "side", "patients", "patient-level", "population-level", "both", "neither"),

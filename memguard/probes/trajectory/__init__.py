@@ -11,15 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 from memguard.adapters.base import ModelAdapter
 from memguard.errors import AbilityError, DataError, MemguardError
 from memguard.probes.asked import Asked, Budget
+from memguard.probes.clock import Clock
 from memguard.probes.result import NotTested, ProbeResult
+from memguard.probes.strangers import never_saw
 from memguard.probes.subject import Subject
 from memguard.probes.trajectory.answers import Answers, tier_result
-from memguard.probes.trajectory.asking import Clock, Questions, Sampling, assign
+from memguard.probes.trajectory.asking import Questions, Sampling, assign
 from memguard.probes.trajectory.reading import Reader
 from memguard.probes.trajectory.summary import TierResult, curves, evidence, flags, numbers, tables
-from memguard.probes.trajectory.tiers import TierPlan, draw, never_saw
+from memguard.probes.trajectory.tiers import TierPlan, draw
 from memguard.probes.trajectory.transport import Ground, pot
 from memguard.probes.trajectory.wording import answer_text, notes
+from memguard.records.small_cells import MIN_CELL
 
 __all__ = ["TrajectoryProbe"]
 
@@ -28,7 +31,6 @@ Floats = NDArray[np.float64]
 
 _TIERS = ("codes_10", "codes_20", "codes_50", "demographics", "none")
 _PATIENTS = 100  # of each side, where the budget names no number
-_FEWEST = 5  # patients of a side: fewer show no rate, and are too few to be written about
 _TARGET_SHARE = 0.4  # of the time, where references are to be asked too
 _QUESTION = "Given the beginning of a patient's record, does the model write how it went on?"
 
@@ -106,7 +108,7 @@ class TrajectoryProbe:
             gaps.append(
                 NotTested(what="continuations", why=why, fix="audit a next-code model with an adapter")
             )
-            return ProbeResult(probe=self.name, question=_QUESTION, not_tested=gaps, seconds=clock.passed)
+            return ProbeResult(probe=self.name, question=_QUESTION, not_tested=gaps)
         reader = Reader.of(subject, target.vocabulary)
         out = probe._out(subject, asked, gaps)
         ground, source = probe._ground(target, asked, len(out) > 0, gaps)
@@ -123,7 +125,7 @@ class TrajectoryProbe:
         ]
         results = probe._measure(questions, out, asked, clock, gaps)
         if not results:
-            return ProbeResult(probe=self.name, question=_QUESTION, not_tested=gaps, seconds=clock.passed)
+            return ProbeResult(probe=self.name, question=_QUESTION, not_tested=gaps)
         flagged, how = flags(results, self.rate)
         found = {k: v for r in results for k, v in numbers(r, self.confidence).items()}
         return ProbeResult(
@@ -150,7 +152,6 @@ class TrajectoryProbe:
             },
             notes=notes(results, how, source, reader),
             not_tested=gaps,
-            seconds=clock.passed,
         )
 
     def _light(self) -> TrajectoryProbe:
@@ -238,9 +239,9 @@ class TrajectoryProbe:
                 references=self.references,
                 seed=seed,
             )
-            if len(plan.rows) < 2 * _FEWEST:
+            if len(plan.rows) < 2 * MIN_CELL:
                 why = (
-                    f"fewer than {_FEWEST} patients of a side have it and {self.fewest_codes} codes after it"
+                    f"fewer than {MIN_CELL} patients of a side have it and {self.fewest_codes} codes after it"
                 )
                 gaps.append(NotTested(what=f"tier {tier}", why=why, fix="ask with a shorter prompt"))
                 continue

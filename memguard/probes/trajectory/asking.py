@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from memguard.probes.trajectory.tiers import TierPlan, prompts_and_truth
 from memguard.probes.trajectory.transport import Ground, nearest_other, transport_distance
 from memguard.records.content import Ragged
 
-__all__ = ["MEASURES", "Clock", "Questions", "Sampling", "assign", "compared", "cut_to"]
+__all__ = ["MEASURES", "Questions", "Sampling", "assign", "compared", "cut_to"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,28 +33,6 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Time that a probe may take.
-
-    Example:
-        >>> Clock(None).over(), Clock(0.0).over()
-        (False, True)
-    """
-
-    seconds: float | None
-    start: float = field(default_factory=time.perf_counter)
-
-    @property
-    def passed(self) -> float:
-        """Seconds since the clock was started."""
-        return time.perf_counter() - self.start
-
-    def over(self, share: float = 1.0) -> bool:
-        """Whether this share of the time is used up."""
-        return self.seconds is not None and self.passed >= share * self.seconds
 
 
 def cut_to(made: Ragged, lengths: Ints) -> Ragged:

@@ -13,7 +13,7 @@ from memguard.probes.subject import Subject
 from memguard.probes.trajectory.reading import Reader
 from memguard.records.content import Ragged
 
-__all__ = ["TierPlan", "draw", "never_saw", "prompt_lengths", "prompts_and_truth"]
+__all__ = ["TierPlan", "draw", "prompt_lengths", "prompts_and_truth"]
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -68,25 +68,6 @@ def prompt_lengths(subject: Subject, reader: Reader, tier: str) -> Ints:
     # the place right after the n-th code behind the static prefix
     end = np.searchsorted(seen, seen[start + static] + int(found.group(1)), side="left")
     return np.where(end <= sequences.offsets[1:], end - start, 0).astype(np.int64)
-
-
-def never_saw(in_mask: Bools, patient: Ints) -> Bools:
-    """Which references saw no record at all of a record's patient.
-
-    Args:
-        in_mask: ``(K, n)`` whether reference k was trained on the record.
-        patient: ``(n,)`` whose it is; any other grouping (copies) serves too.
-
-    Example:
-        >>> never_saw(np.array([[True, False, False]]), np.array([4, 4, 5])).tolist()
-        [[False, False, True]]
-    """
-    _, code = np.unique(patient, return_inverse=True)
-    code = code.reshape(-1)
-    out = np.ones((len(in_mask), len(patient)), np.bool_)
-    for k, row in enumerate(in_mask):
-        out[k] = np.bincount(code, weights=row, minlength=int(code.max(initial=-1)) + 1)[code] == 0
-    return out
 
 
 def prompts_and_truth(

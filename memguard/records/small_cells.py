@@ -1,0 +1,18 @@
+"""How many patients must be behind a number before it may be shown."""
+
+from __future__ import annotations
+
+__all__ = ["MIN_CELL", "patients_shown"]
+
+MIN_CELL = 5
+"""Fewer patients are not shown, nor any number about them."""
+
+
+def patients_shown(n: int) -> int | str:
+    """A count of patients as it may be shown.
+
+    Example:
+        >>> patients_shown(0), patients_shown(3), patients_shown(12)
+        (0, '<5', 12)
+    """
+    return n if n == 0 or n >= MIN_CELL else f"<{MIN_CELL}"
