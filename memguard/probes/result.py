@@ -107,7 +107,7 @@ class ProbeResult:
         settings: What it was run with: primitives.
         notes: Caveats, most important first.
         not_tested: What of it could not be asked.
-        seconds: Wall time.
+        seconds: Wall time, as whoever asked has measured it.
     """
 
     probe: str
