@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 
 from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError, MemguardWarning
+from memguard.probes.result import Evidence, ProbeResult
+from memguard.probes.subject import Subject
+from memguard.records.content import Ragged, RecordContent
 from memguard.report import HashedIds
 from memguard.report.audit import (
     QUESTIONS,
@@ -39,6 +42,7 @@ from memguard.report.audit.axes import two_axes
 from memguard.report.audit.nulls import null_of
 from memguard.report.audit.parts import Grid, Lines, TwoAxes
 from memguard.report.audit.schema import build, shipped
+from memguard.report.audit.sections import flagged_of
 from memguard.report.audit.suppress import suppressed, suppressed_table
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
@@ -318,6 +322,38 @@ def test_nulls_by_name():
         "loss_gap": 0.0,
     }
     assert {name: null_of(name) for name in known} == known
+
+
+@pytest.mark.parametrize(("strangers", "counted"), [(9, (0, 20)), (8, (None, None))])
+def test_no_flags_are_not_counted_where_nobody_could_be_flagged(strangers, counted):
+    n = 20 + strangers
+    subject = Subject(
+        n_members=20,
+        patient=np.arange(n),
+        content=RecordContent.from_codes(Ragged.from_lists([[1, 2]] * n)),
+    )
+    p_value = np.where(np.arange(n) < 20, 0.5, np.nan)
+    result = ProbeResult(
+        probe="membership",
+        question="Who?",
+        evidence={"score": Evidence(name="score", row=np.arange(n), value=np.zeros(n), p_value=p_value)},
+        settings={"flag_rate": 0.1},
+    )
+    assert flagged_of(result, subject) == counted  # no p-value among 8 lies below 1/9
+    rows = records_frame([result], subject, hashed=lambda ids: [str(one) for one in ids])
+    assert ("membership.flagged" in rows.columns) is (counted[0] is not None)
+    blank = dataclasses.replace(result.evidence["score"], p_value=np.full(n, np.nan))
+    assert flagged_of(dataclasses.replace(result, evidence={"score": blank}), subject) == (None, None)
+
+
+def test_why_a_probe_could_measure_nothing_is_said():
+    gap = Gap(
+        what="copies", why="the model cannot be asked for continuations", fix="pass an adapter= that can"
+    )
+    _, gaps = threats_of([Section(probe="copies", question="?", not_tested=(gap,))])
+    said = next(one for one in gaps if "near-duplicates" in one.what)
+    assert "cannot be asked for continuations" in said.why and said.fix == gap.fix
+    assert "PlantedCanaries" in next(one for one in gaps if "canaries" in one.what).fix
 
 
 def test_threats_without_a_test_are_gaps():

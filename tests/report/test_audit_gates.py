@@ -53,7 +53,7 @@ def test_headlines():
     assert said.headline.startswith("1 of the 2 tests that could be judged got more")
     assert said.findings == ("Membership: AUC .620 [.600, .640], .5 without a leak",)
     said = audit_verdict(bare(sections=[fine]))
-    assert said.headline.startswith("None of the 1 test that could be judged")
+    assert said.headline.startswith("The one test that could be judged did not tell")
     assert "not evidence that there is none" in said.headline
     assert audit_verdict(bare(sections=[nothing])).headline.startswith("Nothing was measured")
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from memguard.errors import DataError
 from memguard.report.audit.axes import patient_means
 from memguard.report.audit.likes import EvidenceLike, ProbeLike, SubjectLike
+from memguard.report.audit.sections import flagged_of
 
 __all__ = ["records_frame"]
 
@@ -69,7 +70,7 @@ def records_frame(
             columns[f"{result.probe}.{name}"] = patient_means(one, subject, codes)
             if one.p_value is not None:
                 columns[f"{result.probe}.{name}.p"] = _p_values(one, subject, codes)
-        if result.flagged.size or any(one.p_value is not None for one in result.evidence.values()):
+        if flagged_of(result, subject)[0] is not None:
             flagged.append(f"{result.probe}.flagged")
             columns[flagged[-1]] = np.isin(codes, result.flagged)
     columns["n_flags"] = sum(

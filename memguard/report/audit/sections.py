@@ -10,14 +10,14 @@ import numpy as np
 from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError
 from memguard.report.audit.axes import two_axes
-from memguard.report.audit.likes import ProbeLike, SubjectLike
+from memguard.report.audit.likes import EvidenceLike, ProbeLike, SubjectLike
 from memguard.report.audit.nulls import headline_of, null_of
 from memguard.report.audit.parts import Cell, Gap, Grid, Lines, Number, Section, TwoAxes
 from memguard.report.audit.promises import EpsilonShown
 from memguard.report.data import plain
 from memguard.report.table import thin, thin_roc
 
-__all__ = ["epsilon_shown", "from_probe"]
+__all__ = ["epsilon_shown", "flagged_of", "from_probe"]
 
 _MOST_POINTS = 160
 
@@ -63,7 +63,7 @@ def from_probe(
         name: Number(estimate=_estimate(one), null=given.get(name, null_of(name)), seed=kept)
         for name, one in result.numbers.items()
     }
-    n_flagged, n_ranked = _flagged(result, subject)
+    n_flagged, n_ranked = flagged_of(result, subject)
     return Section(
         probe=result.probe,
         question=result.question,
@@ -115,8 +115,12 @@ def epsilon_shown(bound: Any, *, probe: str, unit: str = "patient") -> EpsilonSh
     )
 
 
-def _flagged(result: ProbeLike, subject: SubjectLike | None) -> tuple[int | None, int | None]:
-    """How many training patients are flagged among how many; ``None`` where nobody could be."""
+def flagged_of(result: ProbeLike, subject: SubjectLike | None) -> tuple[int | None, int | None]:
+    """How many training patients are flagged among how many; ``None`` where nobody could be.
+
+    Nobody could be where no training patient has a p-value, or where there are so few never-trained patients that even
+    the smallest possible p-value lies above the rate: no flags would say nothing then.
+    """
     tested = [one for one in result.evidence.values() if one.p_value is not None]
     codes = np.unique(np.asarray(result.flagged))
     if not tested and not codes.size:
@@ -126,7 +130,19 @@ def _flagged(result: ProbeLike, subject: SubjectLike | None) -> tuple[int | None
     members = np.unique(subject.patient[: subject.n_members])
     rows = np.concatenate([one.row[np.isfinite(one.p_value)] for one in tested] or [np.zeros(0, np.int64)])
     ranked = np.intersect1d(subject.patient[rows.astype(np.int64)], members).size
+    if not codes.size and not (ranked and any(_could_flag(one, result, subject) for one in tested)):
+        return None, None
     return int(np.intersect1d(codes, members).size), int(ranked) or None
+
+
+def _could_flag(evidence: EvidenceLike, result: ProbeLike, subject: SubjectLike) -> bool:
+    """Whether a p-value among so few never-trained patients can be as small as the rate: none is below 1/(M + 1)."""
+    rate = result.settings.get("flag_rate", result.settings.get("rate"))
+    if not isinstance(rate, float):
+        return True
+    rows = np.asarray(evidence.row)
+    strangers = np.unique(subject.patient[rows[rows >= subject.n_members]]).size
+    return 1.0 / (strangers + 1) <= rate
 
 
 def _axes(

@@ -16,6 +16,8 @@ class _Known:
     access: str
     knowledge: str
     words: tuple[str, ...]
+    why_not: str = "no probe of it was run"
+    fix: str = "name its probe in probes="
 
 
 _BY_PROBE = (
@@ -60,6 +62,8 @@ _BY_PROBE = (
         "the loss of planted records",
         "which records were planted, not whether by the coin",
         ("canar", "one_run", "exposure"),
+        why_not="no canary was planted before the training, or none was named",
+        fix="train on memguard.PlantedCanaries(datamodule), or pass canaries= with those that were planted",
     ),
 )
 _NEVER = (
@@ -86,8 +90,8 @@ _NEVER = (
 def threats_of(sections: Iterable[Section]) -> tuple[tuple[Threat, ...], tuple[Gap, ...]]:
     """Attacks tried, and those that were not with the reason.
 
-    A probe stands for an attack where the attack's word is in its name. A probe that ran and could measure
-    nothing (no numbers, tables or curves) tried nothing.
+    A probe stands for an attack where the attack's word is in its name. A probe that could measure nothing
+    (no numbers, tables or curves) tried nothing, and its own reasons are given.
 
     Args:
         sections: Of the report.
@@ -95,7 +99,7 @@ def threats_of(sections: Iterable[Section]) -> tuple[tuple[Threat, ...], tuple[G
     Example:
         >>> tried, gaps = threats_of([Section(probe="membership", question="?")])
         >>> len(tried), gaps[0].what, gaps[0].why
-        (0, 'Membership inference', 'the probe membership ran and could measure nothing')
+        (0, 'Membership inference', 'the probe membership could measure nothing')
     """
     ran = list(sections)
     tried: list[Threat] = []
@@ -110,8 +114,10 @@ def threats_of(sections: Iterable[Section]) -> tuple[tuple[Threat, ...], tuple[G
             tried.append(threat)
         elif probes:
             named = ", ".join(one.probe for one in probes)
-            fix = next((gap.fix for one in probes for gap in one.not_tested if gap.fix), "")
-            gaps.append(Gap(what=known.name, why=f"the probe {named} ran and could measure nothing", fix=fix))
+            said = [gap for one in probes for gap in one.not_tested]
+            reasons = "; ".join(dict.fromkeys(gap.why for gap in said if gap.why))
+            why = f"the probe {named} could measure nothing{f': {reasons}' if reasons else ''}"
+            gaps.append(Gap(what=known.name, why=why, fix=next((gap.fix for gap in said if gap.fix), "")))
         else:
-            gaps.append(Gap(what=known.name, why="no probe of it was run", fix="name its probe in probes="))
+            gaps.append(Gap(what=known.name, why=known.why_not, fix=known.fix))
     return tuple(tried), (*gaps, *_NEVER)

@@ -103,16 +103,15 @@ def _headline(report: AuditReport, measured: int, found: int) -> str:
         why = "no test ran" if not report.sections else "no test that ran gave a number with a null"
         return f"Nothing was measured: {why}, so this report neither accuses nor clears the model."
     units = f"{report.unit}s"
-    tests = f"{measured} test{'s' if measured > 1 else ''} that could be judged"
+    which = "The one test" if measured == 1 else f"{found or 'None'} of the {measured} tests"
+    which += " that could be judged"
     if not found:
+        told = "did not tell" if measured == 1 else "told"
         return (
-            f"None of the {tests} told training {units} from {units} that the model never saw. That is missing "
+            f"{which} {told} training {units} from {units} that the model never saw. That is missing "
             "evidence of leakage, not evidence that there is none."
         )
-    return (
-        f"{found} of the {tests} got more out of the model about training {units} than about {units} that it never "
-        "saw."
-    )
+    return f"{which} got more out of the model about training {units} than about {units} that it never saw."
 
 
 def _said(section: Section, report: AuditReport) -> str:
@@ -173,9 +172,7 @@ def _alarms(report: AuditReport) -> list[str]:
             )
     if report.no_claim is not None:
         why = "; ".join(one.rstrip(".") for one in report.no_claim.reasons)
-        said.append(
-            f"There is no claim of differential privacy, though the training was meant to be private: {why}."
-        )
+        said.append(f"No promise of differential privacy can be claimed for this model: {why}.")
     if report.unit != "patient":
         said.append(
             "The unit is the record: records of one patient count as strangers, intervals are too narrow, and "
