@@ -16,6 +16,17 @@ from memguard.probes.subject import Subject
 
 __all__ = ["ask_all"]
 
+_WHOLE = "the whole test"
+_QUESTIONS = {
+    "membership": "Can somebody tell from the model's answers that a patient was in the training data?",
+    "attribute": "Does the model know sensitive codes of its training patients better than it could without them?",
+    "perturbation": "Does a hit fall away when the person's own facts are changed?",
+    "trajectory": "Given the beginning of a patient's record, does the model write how it went on?",
+    "embedding": "Can a sensitive attribute be read from embeddings better for training patients?",
+    "copies": "Can near-duplicates and patients with several like records be extracted?",
+    "canary": "How much did the model keep of made-up patients that were planted in its training data?",
+}
+
 
 def ask_all(
     probes: Sequence[Probe],
@@ -50,13 +61,13 @@ def ask_all(
 
 def _ask(probe: Probe, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
     lacking = _lacking(probe, subject, asked)
-    question = str(getattr(probe, "question", "")) or f"What does {probe.name} find?"
+    question = getattr(probe, "question", _QUESTIONS.get(probe.name, f"What does {probe.name} find?"))
     if lacking is not None:
         return ProbeResult(probe=probe.name, question=question, not_tested=(lacking,))
     try:
         return probe.run(subject, asked, budget)
     except MemguardError as error:
-        gap = NotTested(what=probe.name, why=f"{error.seen}: {error.why}", fix=error.fix)
+        gap = NotTested(what=_WHOLE, why=f"{error.seen}: {error.why}", fix=error.fix)
     except Exception as error:  # a fault in one probe must not cost the others
         warnings.warn(
             MemguardWarning(
@@ -66,7 +77,7 @@ def _ask(probe: Probe, subject: Subject, asked: Asked, budget: Budget) -> ProbeR
             ),
             stacklevel=3,
         )
-        gap = NotTested(what=probe.name, why=f"a fault ({type(error).__name__}: {error})", fix="report this")
+        gap = NotTested(what=_WHOLE, why=f"a fault ({type(error).__name__}: {error})", fix="report this")
     return ProbeResult(probe=probe.name, question=question, not_tested=(gap,))
 
 
@@ -86,4 +97,4 @@ def _lacking(probe: Probe, subject: Subject, asked: Asked) -> NotTested | None:
         why, fix = f"the model could not be asked for {named}", "pass adapter= (docs/adapters.md)"
     else:
         why, fix = f"the model cannot be asked for {named}", "pass an adapter= that can"
-    return NotTested(what=probe.name, why=why, fix=fix)
+    return NotTested(what=_WHOLE, why=why, fix=fix)
