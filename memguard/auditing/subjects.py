@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,8 @@ def make_subject(
     )
     found, gaps = default_strata(subject)
     given = strata(subject) if callable(strata) else strata or {}
+    if given:
+        gaps = tuple(replace(gap, what=f"{gap.what}, beyond those of strata=") for gap in gaps)
     for name, values in given.items():
         found[name] = mask_of(name, values, sides, n)
     return _with(subject, found), gaps
@@ -79,6 +82,10 @@ def static_of(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDAr
                 f"static={static!r}", "what an attacker knows would be unknown", "pass a number of tokens"
             )
         return static_prefix(codes, names) if names else np.minimum(1, codes.lengths)
+    if np.asarray(static).dtype.kind not in "iu":
+        raise DataError(
+            f"static={static!r}", "what an attacker knows would be unknown", "pass whole numbers of tokens"
+        )
     given = np.broadcast_to(np.asarray(static, np.int64), (n,))
     if (given < 0).any():
         raise DataError("a negative number of static tokens", "there is none", "pass 0 or more")
