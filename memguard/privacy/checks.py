@@ -19,13 +19,13 @@ from memguard.capture.layout import tensors_in
 from memguard.capture.stillness import untouched
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.draws import Chunk
 from memguard.privacy.engines.base import Engine, RunStep, Work
 from memguard.privacy.engines.loop import LoopEngine
 from memguard.privacy.engines.still import no_dropout
 from memguard.privacy.guards.batch_statistics import batch_statistics, changed_buffers, moving_buffers
 from memguard.privacy.guards.finding import Finding
 from memguard.privacy.guards.sensitivity import sensitivity
-from memguard.privacy.sampling import Chunk
 
 __all__ = ["Prepared", "Trial", "prepare", "refuse"]
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from memguard.capture.ids import Positions
 from memguard.errors import PrivacyError
 from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.draws import Chunk, whole_draw
 from memguard.privacy.engines.base import Engine, Read, RunStep, Work
 from memguard.privacy.guards.noise import NoiseResidual, noise_residual
 from memguard.privacy.noise import NoiseSource
-from memguard.privacy.sampling import Chunk, PatientSampler, whole_draw
+from memguard.privacy.sampling import PatientSampler
 
 __all__ = ["Mechanism", "Released", "StepCounts", "check_parameters"]
 

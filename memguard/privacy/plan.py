@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memguard.errors import PrivacyError
-from memguard.privacy.sampling import expected_draw, n_chunks
+from memguard.privacy.draws import expected_draw, n_chunks
 from memguard.records.patients import PatientMap
 
 __all__ = ["EVERYBODY", "Plan", "fingerprint_of", "make_plan"]

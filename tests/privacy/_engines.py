@@ -10,11 +10,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.draws import Chunk
 from memguard.privacy.engines.base import Work
 from memguard.privacy.engines.loop import LoopEngine
 from memguard.privacy.engines.opacus import OpacusEngine
 from memguard.privacy.engines.still import no_dropout
-from memguard.privacy.sampling import Chunk
 
 N, T, WIDTH, VOCABULARY, CLASSES = 24, 6, 8, 11, 3
 OWNER = [0, 0, 1, 2, 2, 2, 3]

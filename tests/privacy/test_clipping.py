@@ -11,9 +11,9 @@ from torch import nn
 
 from memguard.errors import PrivacyError
 from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.draws import Chunk
 from memguard.privacy.engines.base import Work
 from memguard.privacy.engines.opacus import OpacusEngine
-from memguard.privacy.sampling import Chunk
 
 SHAPES = [(3, 2), (4,), ()]
 

@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from memguard.errors import PrivacyError
 from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.draws import Chunk
 from memguard.privacy.engines.base import Work
 from memguard.privacy.engines.loop import LoopEngine
-from memguard.privacy.sampling import Chunk
 
 
 def chunk(positions, owner):

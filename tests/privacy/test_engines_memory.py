@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from memguard.privacy.clipping import ClippedSum
+from memguard.privacy.draws import Chunk
 from memguard.privacy.engines import hooks
 from memguard.privacy.engines.base import Work
 from memguard.privacy.engines.opacus import OpacusEngine
 from memguard.privacy.engines.rows import Rows
-from memguard.privacy.sampling import Chunk
 
 
 class Codes(nn.Module):

@@ -28,8 +28,9 @@ from torch.utils.data import (
 from memguard.capture.ids import IndexTracker
 from memguard.capture.loaders import track_loader
 from memguard.errors import MemguardWarning, PrivacyError
+from memguard.privacy.draws import whole_draw
 from memguard.privacy.loader import EachAlone, offered, private_loader, reader
-from memguard.privacy.sampling import PatientSampler, whole_draw
+from memguard.privacy.sampling import PatientSampler
 
 N = 40
 OWNER = np.arange(N) // 2

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 
 from memguard.errors import PrivacyError
-from memguard.privacy.sampling import Chunk, PatientSampler, balance, expected_draw, n_chunks, whole_draw
+from memguard.privacy.draws import Chunk, balance, expected_draw, n_chunks, whole_draw
+from memguard.privacy.sampling import PatientSampler
 
 SEED = bytes(range(32))
 FALSE_ALARM = 1e-7  # of each test on random numbers; seeds are fixed besides

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from memguard.privacy.clipping import ClippedSum
-from memguard.privacy.sampling import Chunk
+from memguard.privacy.draws import Chunk
 
 if TYPE_CHECKING:
     from memguard.privacy.engines.weighting import Weighting

@@ -25,7 +25,7 @@ class LoopEngine(Engine):
     Example:
         >>> import numpy as np
         >>> from torch import nn
-        >>> from memguard.privacy.sampling import Chunk
+        >>> from memguard.privacy.draws import Chunk
         >>> net, x = nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 0.0], [0.0, 4.0]])
         >>> chunk = Chunk(draw=0, part=0, parts=1, positions=np.array([0, 1]), owner=np.array([0, 0]), n_owners=1)
         >>> into = ClippedSum(list(net.parameters()), max_grad_norm=10.0)
