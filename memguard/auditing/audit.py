@@ -12,9 +12,11 @@ from numpy.typing import ArrayLike
 
 from memguard.attacks.estimate import Estimate
 from memguard.auditing.examine import Audit, Options, examine
+from memguard.auditing.folder import writable
 from memguard.auditing.live import in_a_run
 from memguard.auditing.models import Wanted
 from memguard.auditing.subjects import Strata
+from memguard.errors import DataError
 from memguard.probes.asked import Budget, Probe
 from memguard.records.sensitivity import Sensitive, SensitivityTable
 from memguard.references.pool import Name
@@ -94,7 +96,8 @@ def audit(
         Report and results; ``audit(...).save(folder)`` writes them.
 
     Raises:
-        MemguardError: If records, patients or losses cannot be told, so that nothing could be measured.
+        MemguardError: If records, patients or losses cannot be told, so that nothing could be measured; if the model
+            fails on the data; if an argument cannot be used.
 
     Guarantees:
         Every number is a lower end of what these attacks can show, not of what all attacks can. That nothing was
@@ -108,6 +111,14 @@ def audit(
         >>> audit(model, datamodule, references=8).save("audit/")  # doctest: +SKIP
     """
     start = time.perf_counter()
+    if not isinstance(model, pl.LightningModule):
+        raise DataError(
+            f"a model of type {type(model).__name__}",
+            "losses are those of the training step of a LightningModule",
+            "pass the LightningModule that was trained, with its weights loaded",
+        )
+    if isinstance(references, int) or references in ("twins", "early-stopped"):
+        writable(folder)
     options = Options(
         references=references, factory=factory, trainer=trainer, probes=probes, vocabulary=vocabulary, static=static,
         sensitive=sensitive, strata=strata, adapter=adapter, canaries=canaries, claim=claim, utility=utility,

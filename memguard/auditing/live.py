@@ -23,7 +23,7 @@ from memguard.capture.sides import batch_key
 from memguard.capture.stillness import forked_rng
 from memguard.errors import AmbiguousLossError, DataError, MemguardError
 
-__all__ = ["LiveRun", "in_a_run"]
+__all__ = ["LiveRun", "fails_on", "in_a_run"]
 
 T = TypeVar("T")
 
@@ -108,6 +108,12 @@ def in_a_run(
         )
         try:
             trainer.fit(copied, loaders[0], loaders[1], datamodule)
+        except MemguardError:
+            raise
+        except Exception as error:
+            if hook.begun:
+                raise
+            raise fails_on("a training batch", error) from error
         finally:
             quiet.setLevel(level)
             if datamodule is not None:
@@ -115,6 +121,15 @@ def in_a_run(
     if not hook.done:
         raise hook.failure()
     return hook.result[0]
+
+
+def fails_on(what: str, error: Exception) -> DataError:
+    """What a fault of the user's own module or data means for an audit."""
+    return DataError(
+        f"the model fails on {what} ({type(error).__name__}: {str(error)[:200]})",
+        "no loss can be measured; a token outside of its vocabulary, for example, comes of another tokenizer",
+        "pass the module and the data of the training, prepared as they were for it",
+    )
 
 
 class _Work(pl.Callback, Generic[T]):
@@ -131,6 +146,7 @@ class _Work(pl.Callback, Generic[T]):
         self.capture, self.source, self.record_to_patient = capture, source, record_to_patient
         self.weights, self.work = weights, work
         self.result: list[T] = []
+        self.begun = False
         self.batches = 0
 
     @property
@@ -168,6 +184,7 @@ class _Work(pl.Callback, Generic[T]):
         if not self.batches:
             return
         pl_module.load_state_dict(self.weights)
+        self.begun = True
         run = LiveRun(
             trainer=trainer,
             module=pl_module,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import numpy as np
@@ -164,6 +164,12 @@ def prepare(
     none = np.zeros((0, n))
     if wanted in ("none", "counts"):
         return Prepared(pool=None, loss=none)
+    if backend not in get_args(Name):
+        raise ReferenceModelError(
+            f"backend={backend!r}",
+            "references would be trained in a way that nobody asked for",
+            f"pass one of {', '.join(get_args(Name))}",
+        )
     if isinstance(wanted, ReferencePool):
         if wanted.in_mask.shape[1:] != (n,):
             raise ReferenceModelError(

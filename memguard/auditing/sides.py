@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 from numpy.typing import NDArray
 
-from memguard.auditing.live import LiveRun
+from memguard.auditing.live import LiveRun, fails_on
 from memguard.capture.content import batch_content
 from memguard.capture.fetch import Fetched
 from memguard.capture.ids import entry_of
@@ -96,7 +96,12 @@ def read_sides(run: LiveRun, *, strict: bool = False) -> Sides:
     ids: list[list[tuple[Ints, list[Any]]]] = [[], []]
     found: list[list[tuple[Ints, Any]]] = [[], []]
     for side, windows in _windows(run, len(members), len(held_out)):
-        captured = run.capture.evaluate(windows, dataloader_idx=_loader(run, side))
+        try:
+            captured = run.capture.evaluate(windows, dataloader_idx=_loader(run, side))
+        except MemguardError:
+            raise
+        except Exception as error:
+            raise fails_on(f"some {'held-out' if side else 'training'} records", error) from error
         for batch, positions, one in zip(windows, windows.positions, captured, strict=True):
             found[side].append((positions, one))
             if key is not None:
