@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memguard.errors import MemguardWarning, PrivacyError
+from memguard.owner_only import sync_folder
 from memguard.privacy.chain import GENESIS, TORN, ChainedLines, Entry, chained
 
 try:
@@ -67,7 +68,7 @@ class Journal:
             with contextlib.suppress(AttributeError):  # not on Windows
                 os.fchmod(handle, 0o600)  # a default access list on the folder may have widened it
             for folder in (path.parent, *([first.parent] if first else [])):
-                _sync_folder(folder)
+                sync_folder(folder)
         except OSError as error:
             raise _unwritable(path, error) from error
         journal.unsure = False
@@ -208,16 +209,6 @@ def _make_folders(folder: Path) -> Path | None:
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
     return missing[-1] if missing else None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Names of new files are kept by the folder, and reach the disk with it."""
-    with contextlib.suppress(OSError):  # not every system opens folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _forget_in_child() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memguard.errors import DataError
+from memguard.owner_only import write_whole
 
 __all__ = ["read_arrays", "write_arrays"]
 
@@ -46,14 +47,7 @@ def write_arrays(path: str | Path, kind: str, arrays: Mapping[str, NDArray[Any]]
     body = io.BytesIO()
     everything: Any = {"_form": np.array(_FORM), "_kind": np.array(kind), **arrays}
     np.savez(body, **everything)
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(handle, 0o600)  # a default access list on the folder may have widened it
-        file.write(body.getvalue())
-        file.flush()
-        os.fsync(handle)
-    part.replace(target)
+    write_whole(target, body.getvalue())
     return target
 
 

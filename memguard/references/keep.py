@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from memguard.errors import MemguardWarning, ReferenceModelError
+from memguard.owner_only import sync_folder, write_whole
 from memguard.references.job import State, Trained
 from memguard.references.recipe import Recipe, content_hash, differences
 
@@ -93,11 +93,11 @@ class Keep:
         partial = self.folder / f".partial-{os.getpid()}-{path.name}"
         try:
             partial.mkdir(mode=0o700)
-            _write(partial / _WEIGHTS, body)
-            _write(partial / _META, json.dumps(meta, indent=1).encode())
-            _sync(partial)
+            write_whole(partial / _WEIGHTS, body)
+            write_whole(partial / _META, json.dumps(meta, indent=1).encode())
+            sync_folder(partial)
             self._rename(partial, path, recipe)
-            _sync(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise ReferenceModelError(
@@ -204,25 +204,6 @@ def _untie(state: State) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             first[id(value)] = name
             unique[name] = value.contiguous()
     return unique, aliases
-
-
-def _write(path: Path, body: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(handle, 0o600)  # a default access list on the folder may have widened it
-        file.write(body)
-        file.flush()
-        os.fsync(handle)
-
-
-def _sync(folder: Path) -> None:
-    """The name of a file is on the disk only when its folder is."""
-    with contextlib.suppress(OSError):  # not every file system can
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _alive(pid: int) -> bool:

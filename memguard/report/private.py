@@ -14,14 +14,13 @@ from pathlib import Path
 import polars as pl
 
 from memguard.errors import MemguardError, MemguardWarning
+from memguard.owner_only import fresh_beside, make_folder, write_whole
 
 __all__ = ["KEY_FILE", "HashedIds", "write_private"]
 
 KEY_FILE = ".memguard-key"
 _KEY_BYTES = 32
 _DIGEST_BYTES = 8
-# Never follow a link that someone else put there, never share an inode that someone else can already read.
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class HashedIds:
@@ -74,7 +73,7 @@ class HashedIds:
         """
         path = Path(folder) / KEY_FILE
         try:
-            _make_folder(path.parent)
+            make_folder(path.parent)
             hashed = cls(_read_key(path) if path.exists() else _create_key(path))
         except (OSError, MemguardError) as error:
             _warn(
@@ -130,8 +129,8 @@ def write_private(path: str | Path, content: bytes | str | pl.DataFrame) -> Path
     body = _parquet(content) if isinstance(content, pl.DataFrame) else content
     body = body.encode() if isinstance(body, str) else body
     try:
-        _make_folder(path.parent)
-        _replace(path, body)
+        make_folder(path.parent)
+        write_whole(path, body)
     except OSError as error:
         _warn(
             f"{path} was not written ({_reason(error)})",
@@ -142,37 +141,9 @@ def write_private(path: str | Path, content: bytes | str | pl.DataFrame) -> Path
     return path
 
 
-def _replace(path: Path, body: bytes) -> None:
-    partial = _fresh(path, body)
-    try:
-        partial.replace(path)
-    except BaseException:
-        _remove(partial)
-        raise
-
-
-def _fresh(path: Path, body: bytes) -> Path:
-    """A new owner-only file beside ``path`` that holds ``body`` and is on the disk."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    handle = os.open(partial, _CREATE, 0o600)
-    try:
-        try:
-            os.fchmod(handle, 0o600)  # a default access list on the folder may have widened it
-            left = memoryview(body)
-            while left:
-                left = left[os.write(handle, left) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)  # may fail too, where a quota is only checked at the end
-    except BaseException:
-        _remove(partial)
-        raise
-    return partial
-
-
 def _create_key(path: Path) -> bytes:
     """Make the key file; when another process was faster, its key counts."""
-    partial = _fresh(path, secrets.token_bytes(_KEY_BYTES).hex().encode())
+    partial = fresh_beside(path, secrets.token_bytes(_KEY_BYTES).hex().encode())
     try:
         with contextlib.suppress(FileExistsError):
             os.link(partial, path)  # unlike a rename, this fails where a key already stands
@@ -180,7 +151,7 @@ def _create_key(path: Path) -> bytes:
         if not path.exists():  # a file system without hard links
             partial.replace(path)
     finally:
-        _remove(partial)
+        partial.unlink(missing_ok=True)
     return _read_key(path)
 
 
@@ -213,20 +184,10 @@ def _digest(hasher: hashlib.blake2b, one: object) -> str:
     return hasher.hexdigest()
 
 
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
 def _parquet(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     return buffer.getvalue()
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
 
 
 def _reason(error: Exception) -> str:
