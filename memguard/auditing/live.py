@@ -91,6 +91,7 @@ def in_a_run(
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*but have no `val(idation_step|_dataloader)`.*")
         quiet.setLevel(logging.ERROR)
         trainer = pl.Trainer(
             max_epochs=1,
@@ -111,7 +112,7 @@ def in_a_run(
         except MemguardError:
             raise
         except Exception as error:
-            if hook.begun:
+            if hook.begun or isinstance(error, Warning):
                 raise
             raise fails_on("a training batch", error) from error
         finally:
