@@ -20,7 +20,7 @@ from memguard.errors import DataError
 from memguard.probes.asked import Budget, Probe
 from memguard.records.sensitivity import Sensitive, SensitivityTable
 from memguard.references.pool import Name
-from memguard.report.audit import EpsilonClaim, Utility
+from memguard.report.audit import Utility
 
 __all__ = ["audit"]
 
@@ -44,7 +44,7 @@ def audit(
     strata: Strata = None,
     adapter: Any = None,
     canaries: Any = None,
-    claim: EpsilonClaim | None = None,
+    claim: Any = "auto",
     utility: Sequence[Utility] | Mapping[str, Estimate | float] = (),
     answers: Mapping[str, str] | None = None,
     budget: Budget | None = None,
@@ -82,8 +82,11 @@ def audit(
         strata: Subgroups beside those that the records tell: name -> ``(N + M,)`` truth values, or patient ids.
         adapter: How the model is asked for probabilities, continuations and embeddings; found when not given.
         canaries: Planted records (`memguard.records.canaries`), with the coins that were thrown; those of a
-            `PlantedCanaries` datamodule are found.
-        claim: A promise of differential privacy that the bounds are compared with.
+            `PlantedCanaries` datamodule are found. They are asked about by the canary test alone, and taken out
+            of the members for all others.
+        claim: A promise of differential privacy that the bounds are compared with: a `DPSGD` callback, the path of its
+            ledger or statement, or an `EpsilonClaim` by hand. ``"auto"``: of the `DPSGD` callback of the model's own
+            Trainer. What the ledger says counts, also that there is no guarantee; a checkpoint is never asked.
         utility: Numbers that say what the model is good for: name -> number.
         answers: What only people can say (`memguard.report.audit.QUESTIONS`).
         budget: What the probes may spend.

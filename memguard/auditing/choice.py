@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memguard.errors import MemguardError
@@ -28,11 +28,13 @@ class Setting:
         sensitive: Which tokens are sensitive; ``None`` where names are unknown.
         canaries: Planted ones; ``None`` without.
         claim: Claimed epsilon and delta; ``None`` without.
+        comparable: Whether the claim is for what the coin of one canary decided on.
     """
 
     sensitive: Sensitive | None = None
     canaries: Any = None
     claim: Any = None
+    comparable: bool = True
 
 
 PROBES: dict[str, Callable[[Setting], Probe]] = {
@@ -60,12 +62,18 @@ def _canary(setting: Setting) -> Probe:
             "there is nothing that a coin decided on",
             "pass canaries= with those that were planted (memguard.records.canaries)",
         )
-    if isinstance(canaries, CanaryProbe):
-        return canaries
-    claim = setting.claim
-    if claim is None:
-        return CanaryProbe(canaries=canaries)
-    return CanaryProbe(canaries=canaries, claimed_epsilon=claim.epsilon, delta=claim.delta)
+    return canaries if isinstance(canaries, CanaryProbe) else CanaryProbe(canaries=canaries)
+
+
+def _beside(probe: Probe, setting: Setting) -> Probe:
+    """The probe with the delta of the claim, where a person set none: at a smaller one nothing could be compared."""
+    if setting.claim is None or not isinstance(probe, CanaryProbe | MembershipProbe):
+        return probe
+    if probe.delta is None:
+        probe = replace(probe, delta=setting.claim.delta)
+    if isinstance(probe, CanaryProbe) and probe.claimed_epsilon is None and setting.comparable:
+        probe = replace(probe, claimed_epsilon=setting.claim.epsilon)
+    return probe
 
 
 def choose(wanted: str | Sequence[str | Probe], setting: Setting) -> list[Probe]:
@@ -92,4 +100,4 @@ def choose(wanted: str | Sequence[str | Probe], setting: Setting) -> list[Probe]
             raise MemguardError(
                 f"a probe named {one!r}", "nothing would be asked", f"use one of {', '.join(PROBES)}"
             )
-    return found
+    return [_beside(one, setting) for one in found]

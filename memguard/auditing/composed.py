@@ -11,10 +11,21 @@ from memguard.attacks.estimate import Estimate
 from memguard.probes.result import Evidence, NotTested, ProbeResult, Table
 from memguard.probes.strata import breakdown, flagged_patients
 from memguard.probes.subject import Subject
-from memguard.report.audit import Gap, Section, SideCounts, Stratum, from_probe, side_of, tails_of
+from memguard.report.audit import (
+    EpsilonClaim,
+    EpsilonShown,
+    Gap,
+    Section,
+    SideCounts,
+    Stratum,
+    epsilon_shown,
+    from_probe,
+    side_of,
+    tails_of,
+)
 from memguard.report.audit.parts import Tail
 
-__all__ = ["Parts", "gap_of", "parts_of", "sides_of", "subgroups"]
+__all__ = ["Parts", "gap_of", "parts_of", "shown_of", "sides_of", "subgroups"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +58,31 @@ def parts_of(results: Sequence[ProbeResult], subject: Subject) -> tuple[Parts, t
         tail=tuple(row for one in results for row in tails_of(one, subject)),
     )
     return parts, everything
+
+
+def shown_of(
+    results: Sequence[ProbeResult],
+    subject: Subject,
+    claim: EpsilonClaim | None,
+    coins: Mapping[str, Sequence[str]],
+) -> tuple[EpsilonShown, ...]:
+    """The bounds of all probes, each with the unit that its coins decided on.
+
+    Args:
+        results: Of the probes.
+        subject: Whom they are about.
+        claim: Whose unit is taken where the coins decided on it too.
+        coins: Probe -> units that a coin of it decided on, where that is not the patient of the audit.
+    """
+    whole = [subject.unit]
+    if np.unique(subject.patient).size == len(subject) and subject.unit == "patient":
+        whole.append("record")  # one record each: whoever is added or taken away is both
+    found = []
+    for one in results:
+        units = coins.get(one.probe, whole)
+        unit = claim.unit if claim is not None and claim.unit in units else next(iter(units), "canary")
+        found += [epsilon_shown(bound, probe=one.probe, unit=unit) for bound in one.bounds]
+    return tuple(found)
 
 
 def subgroups(

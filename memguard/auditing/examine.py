@@ -19,20 +19,22 @@ from memguard.adapters.base import ModelAdapter
 from memguard.attacks.estimate import Estimate
 from memguard.auditing.asking import ask_all
 from memguard.auditing.choice import Setting, choose
-from memguard.auditing.composed import gap_of, parts_of, settings_of, sides_of
+from memguard.auditing.claims import promise_of
+from memguard.auditing.composed import gap_of, parts_of, settings_of, shown_of, sides_of
 from memguard.auditing.described import (
     command_line,
     dataset_fingerprint,
     hardware,
     model_line,
     versions,
-    weights_hash,
 )
 from memguard.auditing.live import LiveRun
 from memguard.auditing.models import CountModels, NoModels, Prepared, Wanted, prepare
+from memguard.auditing.planted import find_planted
 from memguard.auditing.sides import Sides, read_sides
 from memguard.auditing.subjects import Strata, make_subject
 from memguard.auditing.way import ask_through, sensitive_of
+from memguard.capture.weights import weights_hash
 from memguard.probes.asked import Asked, Budget, Probe
 from memguard.probes.result import NotTested, ProbeResult
 from memguard.probes.subject import Subject
@@ -41,7 +43,6 @@ from memguard.references.match import Match, match
 from memguard.references.pool import Name
 from memguard.report.audit import (
     AuditReport,
-    EpsilonClaim,
     Provenance,
     References,
     Utility,
@@ -67,7 +68,7 @@ class Options:
     strata: Strata = None
     adapter: Any = None
     canaries: Any = None
-    claim: EpsilonClaim | None = None
+    claim: Any = "auto"
     utility: Sequence[Utility] | Mapping[str, Estimate | float] = ()
     answers: Mapping[str, str] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
@@ -128,10 +129,22 @@ def examine(
     told = _teller(options.progress)
     told("reading the records of both sides ...")
     sides = read_sides(run)
+    training = run.capture.tracker.dataset("train")
+    planted = find_planted(
+        sides, training=training, held_out=run.source.dataset, data=data, given=options.canaries,
+        probes=options.probes,
+    )  # fmt: skip
+    claim, no_claim = promise_of(
+        options.claim,
+        members=sides.members,
+        weights=weights_hash(model),
+        trainers=(model._trainer, options.trainer),
+    )
+    sides = sides.without(planted.rows)
     gaps: list[NotTested] = []
     names, adapter = ask_through(
         run.module,
-        (data, run.capture.tracker.dataset("train"), model),
+        (data, training, model),
         sides,
         vocabulary=options.vocabulary,
         adapter=options.adapter,
@@ -163,11 +176,11 @@ def examine(
         loss_unit=sides.target.unit,
         tokens=sides.target.tokens,
     )
-    planted = _planted(data) if options.canaries is None else None
     setting = Setting(
         sensitive=sensitive_of(options.sensitive, names, gaps),
-        canaries=options.canaries if planted is None else planted,
-        claim=options.claim,
+        canaries=planted.canaries if options.canaries is None else options.canaries,
+        claim=claim,
+        comparable=claim is not None and claim.unit in planted.units,
     )
     budgets = {"membership": replace(options.budget, patients=None)}  # its losses are all there already
     results = ask_all(choose(options.probes, setting), subject, asked, options.budget, budgets, told=told)
@@ -211,10 +224,13 @@ def examine(
         strata=parts.strata,
         tail=parts.tail,
         watch=watch,
-        claim=options.claim,
+        canaries=planted.n,
+        claim=claim,
+        no_claim=no_claim,
+        shown=shown_of(results, subject, claim, {"canary": planted.units}),
         utility=_utility(options.utility),
         answers=options.answers,
-        notes=(*sides.notes, *([] if planted is None else [_AMONG.format(int(planted.included.sum()))])),
+        notes=(*sides.notes, *([planted.note] if planted.note else [])),
     )
     folder = getattr(monitor, "dirpath", None) if watch is not None else None
     return Audit(
@@ -225,14 +241,6 @@ def examine(
         flags=getattr(monitor, "flags", None) if folder is not None else None,
         key_folder=folder,
     )
-
-
-_AMONG = "{} planted canaries are among the training patients, and count in the numbers of every test."
-
-
-def _planted(data: Any) -> Any:
-    """The canaries of a datamodule that planted some (`memguard.callbacks.planted.PlantedCanaries`)."""
-    return getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
 
 
 def _models(

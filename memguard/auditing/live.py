@@ -38,6 +38,7 @@ class LiveRun:
         capture: Installed in the run; it has seen a training step.
         source: Of the held-out patients.
         record_to_patient: As the user gave it.
+        loader: The user's training loader, where the run trains with another one; ``None`` where it does not.
     """
 
     trainer: pl.Trainer
@@ -45,6 +46,7 @@ class LiveRun:
     capture: Capture
     source: HeldOutSource
     record_to_patient: Any = "auto"
+    loader: Any = None
 
 
 def in_a_run(

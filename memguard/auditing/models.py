@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -100,14 +100,17 @@ class CountModels:
         """The counts."""
         yield self.adapter
 
-    def losses(self) -> NDArray[np.float64]:
-        """``(1, N + M)`` nats per predicted token; NaN for a record without one."""
-        nats = -self.adapter.log_probs(self.sequences, patient=self.patient)
+    def losses(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """``(1, N + M)`` nats per predicted token; NaN for a record without one, and for those not in ``rows``."""
+        asked = np.arange(len(self.sequences)) if rows is None else rows
+        some = self.sequences.take(asked)
+        nats = -self.adapter.log_probs(some, patient=self.patient[asked])
         predicted = np.isfinite(nats)
-        rows, n = self.sequences.rows, len(self.sequences)
-        total = np.bincount(rows[predicted], weights=nats[predicted], minlength=n)
-        count = np.bincount(rows[predicted], minlength=n)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)[None]
+        total = np.bincount(some.rows[predicted], weights=nats[predicted], minlength=len(some))
+        count = np.bincount(some.rows[predicted], minlength=len(some))
+        found = np.full((1, len(self.sequences)), np.nan)
+        found[0, asked] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +174,7 @@ def prepare(
             f"pass one of {', '.join(get_args(Name))}",
         )
     if isinstance(wanted, ReferencePool):
+        wanted = _of_members(wanted, sides)
         if wanted.in_mask.shape[1:] != (n,):
             raise ReferenceModelError(
                 f"references for {wanted.in_mask.shape[1]} records and an audit of {n}",
@@ -194,9 +198,21 @@ def prepare(
                 what="Comparison with reference models", why=f"{error.seen}: {error.why}", fix=error.fix
             )
             return Prepared(pool=None, loss=none, gaps=(gap,))
-    sizes = len(sides.members), len(sides.held_out)
-    loss = pool.losses(lambda module: losses_of(run, module, *sizes).loss)
+    loss = pool.losses(lambda module: losses_of(run, module, sides).loss)
     return Prepared(pool=pool, loss=loss, notes=pool.notes)
+
+
+def _of_members(pool: ReferencePool, sides: Sides) -> ReferencePool:
+    """The pool with masks for the N + M alone, where it was trained on canaries too."""
+    mask = sides.own(pool.in_mask.T).T
+    taken_out = np.setdiff1d(np.arange(pool.in_mask.shape[1]), sides.both)
+    if mask is pool.in_mask or mask.shape == pool.in_mask.shape or not pool.in_mask[:, taken_out].any():
+        return replace(pool, in_mask=mask)
+    note = (
+        "The references that were given were trained on canaries too. A canary holds pieces of real records, so that a "
+        "reference that never saw a patient may know a piece of the record."
+    )
+    return replace(pool, in_mask=mask, notes=(*pool.notes, note))
 
 
 def _train(
@@ -212,15 +228,14 @@ def _train(
     seed: int,
     progress: bool,
 ) -> ReferencePool:
-    n, n_members = len(sides.content), len(sides.members)
-    member = np.arange(n) < n_members
+    member = sides.member
     settings = settings_of(model, trainer)
     data = training_data(run, sides, datamodule)
     make = factory or factory_of(model)
     common: dict[str, Any] = {"trainer": settings, "folder": folder, "seed": seed, "progress": progress}
     if wanted == "early-stopped":
         return train_early_stopped(
-            make, data, member=member, losses=lambda one, rows: losses_at(run, one, rows, n_members), **common
+            make, data, member=member, losses=lambda one, rows: losses_at(run, one, rows, sides), **common
         )
     if wanted == "twins":
         return train_twins(make, data, member=member, backend=backend, **common)
@@ -229,12 +244,16 @@ def _train(
 
 
 def training_data(run: LiveRun, sides: Sides, datamodule: pl.LightningDataModule | None) -> TrainingData:
-    """Records of both sides, as the run's training loader makes batches of them."""
-    from torch.utils.data import DataLoader
+    """The N + M records of both sides, as the run's training loader makes batches of them."""
+    from torch.utils.data import DataLoader, Subset
 
     tracker = run.capture.tracker
     held_out: DataLoader[Any] = DataLoader(run.source.dataset, collate_fn=run.source.collate_fn)
-    return TrainingData.from_loaders(tracker.loader("train"), held_out, sides.patient, datamodule=datamodule)
+    whole = np.zeros(sides.n_training + len(sides.held_out), np.int64)
+    loader = tracker.loader("train") if run.loader is None else run.loader
+    data = TrainingData.from_loaders(loader, held_out, whole, datamodule=datamodule)
+    some = data.dataset if len(whole) == len(sides.content) else Subset(data.dataset, sides.both.tolist())
+    return replace(data, dataset=some, patient=sides.patient)
 
 
 def settings_of(model: pl.LightningModule, trainer: Any) -> Settings:

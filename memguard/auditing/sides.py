@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -58,6 +58,8 @@ class Sides:
         content: Of all N + M.
         target: Losses of the audited model.
         notes: What could not be read.
+        at: ``(N,)`` positions of the members in the training data set; all of it where not given.
+        n_training: Records in the training data set; N where not given.
     """
 
     members: PatientMap
@@ -65,6 +67,50 @@ class Sides:
     content: RecordContent
     target: Losses
     notes: tuple[str, ...] = ()
+    at: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    n_training: int = -1
+
+    def __post_init__(self) -> None:
+        if self.n_training < 0:
+            object.__setattr__(self, "at", np.arange(len(self.members)))
+            object.__setattr__(self, "n_training", len(self.members))
+
+    @property
+    def member(self) -> NDArray[np.bool_]:
+        """``(N + M,)`` which records the model was trained on."""
+        return np.arange(len(self.content)) < len(self.members)
+
+    @property
+    def both(self) -> Ints:
+        """``(N + M,)`` positions of all records where the two data sets lie one after the other."""
+        return np.concatenate([self.at, self.n_training + np.arange(len(self.held_out))])
+
+    def own(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Of values for all records of both data sets, those of the N + M; other values as they are."""
+        whole = self.n_training + len(self.held_out)
+        return values[self.both] if values.shape[:1] == (whole,) and whole != len(self.content) else values
+
+    def without(self, rows: Ints) -> Sides:
+        """The same without some of the members.
+
+        Args:
+            rows: Positions in the training data set.
+        """
+        kept = np.flatnonzero(~np.isin(self.at, rows))
+        if len(kept) == len(self.members):
+            return self
+        some = np.concatenate([kept, np.arange(len(self.members), len(self.content))])
+        members = self.members.take(kept)
+        before = _caveats(self.members, self.held_out)
+        return Sides(
+            members=members,
+            held_out=self.held_out,
+            content=self.content.take(some),
+            target=replace(self.target, loss=self.target.loss[some], tokens=self.target.tokens[some]),
+            notes=(*_caveats(members, self.held_out), *(one for one in self.notes if one not in before)),
+            at=self.at[kept],
+            n_training=self.n_training,
+        )
 
     @property
     def patient(self) -> Ints:
@@ -141,19 +187,20 @@ def _caveats(members: PatientMap, held_out: PatientMap) -> list[str]:
     return notes
 
 
-def losses_of(run: LiveRun, module: pl.LightningModule, n_members: int, n_held_out: int) -> Losses:
+def losses_of(run: LiveRun, module: pl.LightningModule, sides: Sides) -> Losses:
     """What another module of the same kind loses on all records, measured in the same way."""
     found: list[list[tuple[Ints, Any]]] = [[], []]
     with _attached(run, module):
-        for side, windows in _windows(run, n_members, n_held_out):
+        for side, windows in _windows(run, sides.n_training, len(sides.held_out)):
             captured = run.capture.evaluate(windows, dataloader_idx=_loader(run, side), module=module)
             found[side] += zip(windows.positions, captured, strict=True)
-    return _losses(found, n_members, n_held_out)
+    read = _losses(found, sides.n_training, len(sides.held_out))
+    return replace(read, loss=sides.own(read.loss), tokens=sides.own(read.tokens))
 
 
-def losses_at(run: LiveRun, module: pl.LightningModule, rows: Ints, n_members: int) -> Floats:
-    """The same at some positions, members first: ``(n,)``, NaN for a record without a predicted token."""
-    rows = np.asarray(rows)
+def losses_at(run: LiveRun, module: pl.LightningModule, rows: Ints, sides: Sides) -> Floats:
+    """The same at some of the N + M records, members first: ``(n,)``, NaN for one without a predicted token."""
+    rows, n_members = sides.both[np.asarray(rows)], sides.n_training
     out = np.full(rows.shape, np.nan)
     with _attached(run, module):
         for side, inside in enumerate((rows < n_members, rows >= n_members)):

@@ -86,7 +86,7 @@ def static_of(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDAr
         raise DataError(
             f"static={static!r}", "what an attacker knows would be unknown", "pass whole numbers of tokens"
         )
-    given = np.broadcast_to(np.asarray(static, np.int64), (n,))
+    given: NDArray[np.int64] = np.broadcast_to(sides.own(np.asarray(static, np.int64)), (n,))
     if (given < 0).any():
         raise DataError("a negative number of static tokens", "there is none", "pass 0 or more")
     return np.minimum(given, codes.lengths)
@@ -94,7 +94,7 @@ def static_of(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDAr
 
 def mask_of(name: str, values: Any, sides: Sides, n: int) -> NDArray[np.bool_]:
     """Which of n records belong to a stratum, ``(n,)``, from truth values or ids of patients."""
-    array = np.asarray(values)
+    array = sides.own(np.asarray(values))
     if array.shape == (n,) and array.dtype == np.bool_:
         return array
     if array.shape == (n,) and np.isin(array, (0, 1)).all():

@@ -65,6 +65,7 @@ class WithCanaries(ConcatDataset[Any]):
     Attributes:
         memguard_canaries: True: whoever delivers data can ask for it.
         canary_rows: ``(k,)`` positions of the canaries.
+        canaries: All of them, with their coins.
     """
 
     memguard_canaries = True
@@ -72,7 +73,7 @@ class WithCanaries(ConcatDataset[Any]):
     def __init__(self, dataset: Dataset[Any], items: CanaryItems, patient_ids: NDArray[Any] | None) -> None:
         super().__init__([dataset, items])
         n = len(dataset)  # type: ignore[arg-type]
-        self.canary_rows = np.arange(n, n + len(items))
+        self.canary_rows, self.canaries = np.arange(n, n + len(items)), items.canaries
         if patient_ids is not None:
             self.patient_ids = patient_ids
 

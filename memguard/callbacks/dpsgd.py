@@ -15,6 +15,7 @@ from typing_extensions import override
 from memguard.callbacks.gather import rank
 from memguard.callbacks.private_loop import PrivateLoop
 from memguard.callbacks.stated import Stated
+from memguard.capture.weights import weights_hash
 from memguard.errors import MemguardWarning, PrivacyError
 from memguard.privacy.checks import refuse
 from memguard.privacy.guards.static import scan
@@ -270,10 +271,20 @@ class DPSGD(Stated):
             return self._text
         self._finished = True
         self._note_logged(trainer)
-        self._run.end(step=trainer.global_step, why="as planned" if self._run.complete else "stopped early")
+        why = "as planned" if self._run.complete else "stopped early"
+        self._run.end(step=trainer.global_step, why=why, weights=self._weights(trainer.lightning_module))
         if rank() == 0:
             self._write_statement()
         return self._text
+
+    @override
+    def before(self) -> dict[str, Any]:
+        """The user's loader and the Trainer's settings, which the private ones stand in for while a fit runs."""
+        return {} if self._loop is None else self._loop.data.before()
+
+    def _weights(self, module: pl.LightningModule) -> str:
+        """Hash of the weights, on the process that writes the ledger."""
+        return weights_hash(module) if self._run is not None and self._run.ledger is not None else ""
 
     def _note_logged(self, trainer: pl.Trainer) -> None:
         """What was logged is written down when it is first seen: a run that is killed has shown it too."""
@@ -309,7 +320,8 @@ class DPSGD(Stated):
     ) -> None:
         try:
             if self._run is not None and self._loop is not None:
-                self._run.end(step=trainer.global_step, why=f"cut off by {type(exception).__name__}")
+                why = f"cut off by {type(exception).__name__}"
+                self._run.end(step=trainer.global_step, why=why, weights=self._weights(pl_module))
         finally:
             self._restore()
 

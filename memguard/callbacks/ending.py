@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from memguard.auditing.live import LiveRun
 from memguard.callbacks.gather import n_ranks
 from memguard.callbacks.guard import warn
 from memguard.callbacks.session import WatchSession
+from memguard.callbacks.stated import Stated
 from memguard.capture.stillness import forked_rng
 from memguard.errors import MemguardError
+from memguard.references.settings import Settings
 
 __all__ = ["audit_at_end", "options_of"]
 
@@ -70,14 +73,19 @@ def audit_at_end(
             "call memguard.audit afterwards",
         )
         return None
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    before = next((known for one in callbacks if isinstance(one, Stated) and (known := one.before())), {})
     try:
         with forked_rng(None):
+            if before and options.trainer is None:  # references train as the user's Trainer would
+                options = replace(options, trainer=_as_given(Settings.of(trainer), before))
             run = LiveRun(
                 trainer=trainer,
                 module=module,
                 capture=session.capture,
                 source=session.source,
                 record_to_patient=session.record_to_patient,
+                loader=before.get("loader"),
             )
             found = examine(
                 run, options, model=module, data=getattr(trainer, "datamodule", None), monitor=monitor
@@ -91,3 +99,11 @@ def audit_at_end(
             "call memguard.audit(model, data) with what the message asks for",
         )
         return None
+
+
+def _as_given(settings: Settings, before: Mapping[str, Any]) -> Settings:
+    """Settings with what another callback changed for its own ends as it was."""
+    known = {
+        name: before[name] for name in ("accumulate_grad_batches", "limit_train_batches") if name in before
+    }
+    return replace(settings, **known)

@@ -98,6 +98,10 @@ class PrivateData:
             setattr(self.trainer, name, value)
         self._was = {}
 
+    def before(self) -> dict[str, Any]:
+        """The user's loader, and what the Trainer was set to."""
+        return {**({} if self._given is None else {"loader": self._given}), **self._was}
+
     def _loader_of_trainer(self) -> Any:
         """The Trainer's only training loader, if it is the one that was made here."""
         combined = self.trainer.fit_loop._combined_loader

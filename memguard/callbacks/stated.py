@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 
 __all__ = ["Stated", "statement_of"]
@@ -13,6 +15,10 @@ class Stated(pl.Callback):
     def finish(self, trainer: pl.Trainer) -> str:
         """End the books and give the statement as text; at the end of training, whoever asks first."""
         raise NotImplementedError
+
+    def before(self) -> dict[str, Any]:
+        """What a fit stands in front of: ``loader``, the user's own, and settings of the Trainer that were changed."""
+        return {}
 
 
 def statement_of(trainer: pl.Trainer) -> str:

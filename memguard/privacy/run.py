@@ -226,9 +226,9 @@ class PrivateRun:
         kind = _KINDS.get(finding.id, "note")
         self.write(kind, id=finding.id, seen=finding.seen, why=finding.why)
 
-    def end(self, *, step: int, why: str) -> None:
-        """Training is over."""
-        self.write("ended", at_step=step, why=why)
+    def end(self, *, step: int, why: str, weights: str = "") -> None:
+        """Training is over; with a hash of the weights, so that a model can be told to be of this run."""
+        self.write("ended", at_step=step, why=why, **({"weights": weights} if weights else {}))
 
     def statement(self) -> Statement:
         """Derived from the file, not from memory."""

@@ -112,8 +112,9 @@ class TrainingData:
                     "which records it draws cannot be told, and a reference must be trained on a half",
                     "pass TrainingData with the data set and its batch size",
                 )
-        sampler = train.sampler if train.batch_size is None else getattr(train.batch_sampler, "sampler", None)
-        plain = train.batch_size is None or type(train.batch_sampler) is BatchSampler
+        batches: Any = train.batch_sampler  # also one that a person gave: the loader has no batch size then
+        sampler = train.sampler if batches is None else getattr(batches, "sampler", None)
+        plain = batches is None or type(batches) is BatchSampler
         if not plain or not (_all_once(sampler) or isinstance(sampler, SequentialSampler)):
             raise ReferenceModelError(
                 f"a loader that draws with {type(sampler or train.batch_sampler).__name__}",
@@ -123,9 +124,9 @@ class TrainingData:
         return cls(
             dataset=ConcatDataset([train.dataset, held_out.dataset]),
             patient=np.asarray(patient),
-            batch_size=train.batch_size,
+            batch_size=None if batches is None else batches.batch_size,
             shuffle=bool(getattr(sampler, "shuffle", not isinstance(sampler, SequentialSampler))),
-            drop_last=train.drop_last,
+            drop_last=train.drop_last if batches is None else batches.drop_last,
             collate_fn=train.collate_fn,
             num_workers=train.num_workers,
             pin_memory=train.pin_memory,

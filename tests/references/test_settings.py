@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from _reference_models import Net, records
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
 
 from memguard.errors import ReferenceModelError
 from memguard.references.data import TrainingData
@@ -68,6 +68,12 @@ def test_loaders_are_read_and_refused():
     assert (found.batch_size, found.shuffle, found.drop_last, len(found)) == (4, True, True, 40)
     assert torch.equal(found.dataset[30][0], held_out[0][0])
     assert not TrainingData.from_loaders(DataLoader(members), DataLoader(held_out), np.arange(40)).shuffle
+    by_hand = DataLoader(members, batch_sampler=BatchSampler(RandomSampler(members), 5, drop_last=True))
+    given = TrainingData.from_loaders(by_hand, DataLoader(held_out), np.arange(40))
+    assert (given.batch_size, given.drop_last, given.shuffle) == (5, True, True)
+    own = DataLoader(members, batch_sampler=[[0, 1], [2]])
+    with pytest.raises(ReferenceModelError, match="a loader that draws with list"):
+        TrainingData.from_loaders(own, DataLoader(held_out), np.arange(40))
     weighted = DataLoader(members, sampler=WeightedRandomSampler(torch.ones(30), 30))
     with pytest.raises(ReferenceModelError, match="WeightedRandomSampler"):
         TrainingData.from_loaders(weighted, DataLoader(held_out), np.arange(40))

@@ -63,7 +63,7 @@ class AuditReport:
         watch: The curves of the training, where a monitor watched it.
         mitigations: What was done about memorization, and at which cost, in words.
         claim: The promise of differential privacy, if there is one.
-        no_claim: Why a training that was meant to be private promises nothing; ``None`` where it does, or was not.
+        no_claim: Why a private training promises nothing for this model; ``None`` where it does, or there was none.
         shown: Lower bounds of epsilon.
         utility: What the model is good for, as the user measured it.
         answers: Key of `memguard.report.audit.questions.QUESTIONS` -> what a person said. Never filled by default.

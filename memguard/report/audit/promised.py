@@ -55,7 +55,7 @@ def _nothing(void: NoClaim | None) -> list[Block]:
     if void is None:
         return [Para(f"No promise of differential privacy was given to the audit. {_UNBOUNDED}")]
     blocks: list[Block] = [
-        Alarm("The training was meant to be private, and nothing can be claimed of it."),
+        Alarm("No promise of differential privacy can be claimed for this model."),
         Bullets(void.reasons, title="Why there is no claim"),
         Para(f"Read from {void.source}. {_UNBOUNDED}" if void.source else _UNBOUNDED),
     ]

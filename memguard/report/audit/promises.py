@@ -50,7 +50,7 @@ class EpsilonClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class NoClaim:
-    """A training that was meant to be private and of which nothing can be claimed.
+    """Why nothing can be claimed of a model, though there was a private training.
 
     Attributes:
         reasons: Why, as the ledger says it or as it was read.
