@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from memguard.capture.heldout import HeldOutSource
@@ -76,6 +77,8 @@ def in_a_run(
         DataError: If ``data`` is neither.
         MemguardError: Whatever `Capture` and the work refuse.
     """
+    if isinstance(heldout, str) and not is_overridden("validation_step", model) and _paired(data):
+        heldout = data[1]  # a Trainer would pass over a validation loader that no step of the module takes
     datamodule, loaders = _split(data, heldout)
     copied = copy.deepcopy(model).train()
     weights = {name: value.detach().clone() for name, value in copied.state_dict().items()}
@@ -206,6 +209,10 @@ class _Work(pl.Callback, Generic[T]):
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.capture.restore()
+
+
+def _paired(data: Any) -> bool:
+    return isinstance(data, tuple | list) and len(data) == 2
 
 
 def _split(data: Any, heldout: Any) -> tuple[pl.LightningDataModule | None, tuple[Any, Any]]:
