@@ -56,10 +56,10 @@ def support2(args: argparse.Namespace, out: Path) -> tuple[pl.LightningModule, D
     data = Support2Data(args.patients or 4000, args.held_out or 2000, seed=args.seed)
     table = data.table
     rows = np.concatenate([table.rows("train"), table.rows("tuning")])  # as the two loaders number them
-    strata = {"age 80 and older": table.age[rows] >= 80}
-    for name in ("sex: female", "sex: male", "race: black", "race: white"):
+    strata = {"elderly": table.age[rows] >= 80}
+    for level in ("sex: female", "sex: male", "race: black", "race: white"):
         # columns are standardized: only who belongs to a level is above zero
-        strata[name] = table.x[rows, table.features.index(name)] > 0
+        strata[level.replace(": ", "_")] = table.x[rows, table.features.index(level)] > 0
     return Mortality(features=len(table.features)), data, {"strata": strata}
 
 

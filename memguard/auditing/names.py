@@ -49,10 +49,11 @@ def names_of(vocabulary: Any, owners: Sequence[Any] = (), *, size: int | None = 
         return ()
     names = _read(vocabulary)
     if not names:
+        empty = hasattr(vocabulary, "__len__") and not len(vocabulary)
         raise DataError(
-            f"a vocabulary of type {type(vocabulary).__name__}",
+            "an empty vocabulary" if empty else f"a vocabulary of type {type(vocabulary).__name__}",
             "codes would have no names",
-            "pass the names of all tokens in order, or a mapping from name to token",
+            "pass the names of all tokens in order, or a mapping from name to token; None for no names",
         )
     if size is not None and len(names) > size:
         raise DataError(

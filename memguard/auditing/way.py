@@ -41,10 +41,13 @@ def ask_through(
     Returns:
         No names and no adapter where there are none.
     """
+    gaps += _of_another_training(sides)
     codes = sides.content.codes
     if codes is None:
         return (), None
-    names = names_of(vocabulary, owners)
+    names, unlike = names_of(vocabulary, owners), ""
+    if names and (most := int(codes.values.max(initial=0))) >= len(names):
+        names, unlike = (), f"{len(names)} names, and records hold tokens up to {most}"
     rows = np.flatnonzero(np.isfinite(sides.target.loss))[:64]
     try:
         found, why = find_adapter(
@@ -64,17 +67,44 @@ def ask_through(
                 fix="pass adapter= (docs/adapters.md)",
             )
         )
-    elif names and len(names) > found.vocabulary:
-        names = names_of(vocabulary, owners, size=found.vocabulary)
+    elif len(names) > found.vocabulary:
+        unlike = f"{len(names)} names for a model of {found.vocabulary} tokens"
+        names = names_of("auto", owners, size=found.vocabulary) if isinstance(vocabulary, str) else ()
+    elif names:
+        names = (*names, *(f"tok{i}" for i in range(len(names), found.vocabulary)))
     if not names:
+        if unlike:
+            unlike += ": they are not those of the model, and codes would be called by wrong names"
         gaps.append(
             NotTested(
                 what="Anything that needs names of codes: sensitive codes, age, sex",
-                why="nobody says what the tokens are called",
-                fix="pass vocabulary= with the names of all tokens, in order",
+                why=unlike or "nobody says what the tokens are called",
+                fix="pass vocabulary= with the names of all tokens of the training, in order",
             )
         )
     return names, found
+
+
+def _of_another_training(sides: Sides) -> list[NotTested]:
+    """Whether the model knows less of its training records than somebody who guesses: then it is not theirs."""
+    n, unit, content = len(sides.members), sides.target.unit, sides.content
+    loss = sides.target.loss[:n][np.isfinite(sides.target.loss[:n])]
+    if content.codes is not None and unit == "nats/token":
+        choices, among = np.unique(content.codes.take(np.arange(n)).values).size, "tokens of these records"
+    elif content.y is not None and unit == "nats/record" and np.unique(content.y[:n]).size <= n // 2:
+        choices, among = np.unique(content.y[:n]).size, "outcomes of these records"
+    else:
+        return []
+    if choices < 2 or not loss.size or loss.mean() <= np.log(choices):
+        return []
+    return [
+        NotTested(
+            what="The model of these patients, as it seems",
+            why=f"it loses {loss.mean():.2f} {unit} on its own training records, more than a guess among the {choices} "
+            f"{among} ({np.log(choices):.2f}): weights, tokenizer or data may not be those of the training",
+            fix="check the checkpoint, the vocabulary and the split; what is found here clears nobody",
+        )
+    ]
 
 
 def sensitive_of(

@@ -72,11 +72,14 @@ def default_strata(
     if subject.names and subject.content.codes is not None:
         _named(subject, table, place, elderly_from, strata, gaps)
     else:
+        table_of = subject.content.codes is None
         gaps.append(
             NotTested(
                 what="Strata by age, sex and race",
-                why="the names of the codes are not known",
-                fix="pass names=, or strata= of your own",
+                why="the columns of a table have no names here"
+                if table_of
+                else "the names of the codes are not known",
+                fix="pass strata=" if table_of else "pass vocabulary=, or strata= of your own",
             )
         )
     records = np.bincount(place, minlength=len(table.ids))

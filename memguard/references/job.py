@@ -80,10 +80,19 @@ class Job:
         """Its module before the first step.
 
         Raises:
-            ReferenceModelError: If the factory gives something else.
+            ReferenceModelError: If the factory fails or gives something else.
         """
-        with forked_rng(self.seeds[0]):
-            module = self.factory()
+        try:
+            with forked_rng(self.seeds[0]):
+                module = self.factory()
+        except (MemoryError, ReferenceModelError):
+            raise
+        except Exception as error:
+            raise ReferenceModelError(
+                f"a factory that fails: {type(error).__name__}: {error}",
+                "there would be no reference",
+                "pass a function without arguments that returns a new LightningModule",
+            ) from error
         if not isinstance(module, pl.LightningModule):
             raise ReferenceModelError(
                 f"a factory that gives {type(module).__name__}",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memguard.attacks.membership import loss_gap, required_held_out, supported_fprs
+from memguard.errors import MemguardError
 from memguard.probes.asked import Asked, Budget
 from memguard.probes.attacked.asking import token_log_probs
 from memguard.probes.attacked.draft import Draft
@@ -187,30 +188,10 @@ class MembershipProbe:
         self, subject: Subject, asked: Asked, budget: Budget, rows: Ints, units: Units, draft: Draft
     ) -> list[Attack]:
         attacks = [loss_attack(units)]
-        what = f"Min-K %, K = {self.min_k:g}"
-        if budget.size == "light":
-            draft.miss(what, "it asks the model for every token", "run the full audit")
-        elif (
-            asked.target is None or "log_probs" not in asked.target.abilities or subject.content.codes is None
-        ):
-            draft.miss(what, "the model gives no token probabilities", "pass an adapter that gives log_probs")
-        else:
-            log_prob, read, cut, missed = token_log_probs(
-                asked.target, subject, rows, clock=Clock(budget.seconds), seed=budget.seed
-            )
-            found = min_k_attack(units, log_prob, read, subject.patient[rows], self.min_k)
-            if usable(found, units.member):
-                attacks.append(found)
-            else:
-                draft.miss(what, "no token of one side has a probability", "look for sequences of one token")
-            if cut:
-                draft.notes.append(
-                    f"{cut} sequences are longer than the model reads and were cut for Min-K %."
-                )
-            if missed:
-                draft.miss(
-                    f"Min-K % of {missed} of {len(rows)} records", "the time was spent", "allow more seconds"
-                )
+        try:
+            attacks += self._min_k(subject, asked, budget, rows, units, draft)
+        except MemguardError as error:  # the other attacks need losses alone
+            draft.miss(self._title, f"{error.seen}: {error.why}", error.fix)
         more, gaps = reference_attacks(
             units, asked.references.kind, offline_a=self._offline_a(asked), seed=budget.seed
         )
@@ -223,6 +204,42 @@ class MembershipProbe:
         if budget.size == "full":
             blind(subject, rows, budget.seed, draft)
         return attacks
+
+    @property
+    def _title(self) -> str:
+        return f"Min-K %, K = {self.min_k:g}"
+
+    def _min_k(
+        self, subject: Subject, asked: Asked, budget: Budget, rows: Ints, units: Units, draft: Draft
+    ) -> list[Attack]:
+        what, target = self._title, asked.target
+        if budget.size == "light":
+            draft.miss(what, "it asks the model for every token", "run the full audit")
+            return []
+        if target is None or "log_probs" not in target.abilities or subject.content.codes is None:
+            table = subject.content.codes is None
+            draft.miss(
+                what,
+                "records are feature vectors without tokens"
+                if table
+                else "the model gives no token probabilities",
+                "" if table else "pass an adapter that gives log_probs",
+            )
+            return []
+        log_prob, read, cut, missed = token_log_probs(
+            target, subject, rows, clock=Clock(budget.seconds), seed=budget.seed
+        )
+        if cut:
+            draft.notes.append(f"{cut} sequences are longer than the model reads and were cut for Min-K %.")
+        if missed:
+            draft.miss(
+                f"Min-K % of {missed} of {len(rows)} records", "the time was spent", "allow more seconds"
+            )
+        found = min_k_attack(units, log_prob, read, subject.patient[rows], self.min_k)
+        if usable(found, units.member):
+            return [found]
+        draft.miss(what, "no token of one side has a probability", "look for sequences of one token")
+        return []
 
     def _offline_a(self, asked: Asked) -> float:
         if self.offline_a is not None:
