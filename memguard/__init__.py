@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memguard.auditing.audit import audit
     from memguard.auditing.examine import Audit
+    from memguard.auditing.light import LightProbes
     from memguard.callbacks.dpsgd import DPSGD
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.callbacks.planted import PlantedCanaries
@@ -20,6 +21,7 @@ __all__ = [
     "DPSGD",
     "Audit",
     "LeakageMonitor",
+    "LightProbes",
     "MemguardError",
     "MemguardWarning",
     "PlantedCanaries",
@@ -33,6 +35,7 @@ _HOMES = {
     "Audit": "memguard.auditing.examine",
     "DPSGD": "memguard.callbacks.dpsgd",
     "LeakageMonitor": "memguard.callbacks.monitor",
+    "LightProbes": "memguard.auditing.light",
     "PlantedCanaries": "memguard.callbacks.planted",
     "MemguardError": "memguard.errors",
     "MemguardWarning": "memguard.errors",

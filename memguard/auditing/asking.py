@@ -14,7 +14,7 @@ from memguard.probes.asked import Asked, Budget, Probe
 from memguard.probes.result import NotTested, ProbeResult
 from memguard.probes.subject import Subject
 
-__all__ = ["ask_all"]
+__all__ = ["ask_all", "lacking"]
 
 _WHOLE = "the whole test"
 _QUESTIONS = {
@@ -60,10 +60,10 @@ def ask_all(
 
 
 def _ask(probe: Probe, subject: Subject, asked: Asked, budget: Budget) -> ProbeResult:
-    lacking = _lacking(probe, subject, asked)
+    gap = lacking(probe, subject, asked)
     question = getattr(probe, "question", _QUESTIONS.get(probe.name, f"What does {probe.name} find?"))
-    if lacking is not None:
-        return ProbeResult(probe=probe.name, question=question, not_tested=(lacking,))
+    if gap is not None:
+        return ProbeResult(probe=probe.name, question=question, not_tested=(gap,))
     try:
         return probe.run(subject, asked, budget)
     except MemguardError as error:
@@ -81,7 +81,8 @@ def _ask(probe: Probe, subject: Subject, asked: Asked, budget: Budget) -> ProbeR
     return ProbeResult(probe=probe.name, question=question, not_tested=(gap,))
 
 
-def _lacking(probe: Probe, subject: Subject, asked: Asked) -> NotTested | None:
+def lacking(probe: Probe, subject: Subject, asked: Asked) -> NotTested | None:
+    """Which abilities that a probe needs the model has not; ``None`` where it has all."""
     needed = [one for one in probe.needs if asked.target is None or one not in asked.target.abilities]
     if not needed:
         return None

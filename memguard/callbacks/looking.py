@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import lightning.pytorch as pl
 
@@ -12,11 +12,20 @@ from memguard.callbacks.results import Results
 from memguard.callbacks.schedule import epochs_done
 from memguard.callbacks.session import WatchSession
 
+if TYPE_CHECKING:
+    from memguard.callbacks.probing import Probing
+
 __all__ = ["look_at_the_end", "look_between", "look_now"]
 
 
 def look_now(
-    session: WatchSession, results: Results, trainer: pl.Trainer, module: pl.LightningModule, *, whole: bool
+    session: WatchSession,
+    results: Results,
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    *,
+    whole: bool,
+    probing: Probing | None = None,
 ) -> None:
     """Look at the members and at all held-out patients.
 
@@ -26,12 +35,15 @@ def look_now(
         trainer: Of the run.
         module: Of the run; the metrics are logged through it.
         whole: Whether an epoch is over, so that members can be ranked.
+        probing: Asks probes of the audit as well, if given.
     """
     start = time.perf_counter()
     epoch = trainer.current_epoch + 1 if whole else epochs_done(trainer)
     look = session.look(epoch=epoch, step=trainer.global_step, rank_members=whole)
     if look is not None:
         results.keep(look, start)
+        if probing is not None:
+            probing.look(session, results, trainer, module)
         results.log(module, on_step=False)
 
 
@@ -54,6 +66,7 @@ def look_at_the_end(
     *,
     final_evaluation: Literal["auto"] | bool,
     reference_budget: float,
+    probing: Probing | None = None,
 ) -> None:
     """Look at members as the held-out patients were looked at, and at all if nothing was looked at yet.
 
@@ -64,6 +77,7 @@ def look_at_the_end(
         module: Of the run; nothing can be logged through it any more.
         final_evaluation: As the monitor takes it.
         reference_budget: As the monitor takes it.
+        probing: Asks probes of the audit as well, if given.
     """
     start, step = time.perf_counter(), trainer.global_step
     last = results.last_look
@@ -86,3 +100,5 @@ def look_at_the_end(
     look = session.final_look(last, final_evaluation, epochs=trainer.current_epoch, step=step)
     if look is not None:
         results.keep(look, start)
+    if probing is not None:
+        probing.look(session, results, trainer, module, last=True)

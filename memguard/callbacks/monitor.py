@@ -25,6 +25,7 @@ from memguard.report.data import CurvePoint, WatchReport
 
 if TYPE_CHECKING:
     from memguard.auditing.examine import Audit, Options
+    from memguard.callbacks.probing import Probing
 
 __all__ = ["LeakageMonitor"]
 
@@ -81,6 +82,10 @@ class LeakageMonitor(pl.Callback):
         audit_on_end: Run the full audit (`memguard.audit`) when ``fit`` ends, written to ``audit/`` in ``dirpath``;
             or a mapping of its arguments, such as ``{"references": "counts"}``: by default it trains eight reference
             models, each at about half of the training's price.
+        probes: Probes of `memguard.audit` to ask during training as well, by name (``["attribute", "copies"]``,
+            ``"all"``) or made by yourself; a `memguard.LightProbes` with their settings; or a mapping of these. They
+            take 2 % of the training time together unless ``share=`` says otherwise, and log
+            ``memguard/<probe>/<number>`` at the looks at which they were asked.
         train_loader: Which training loader to watch, where there are several.
         on_problem: What to do when records or losses of a step are uncertain, or a look fails: ``"raise"``; ``"warn"``
             once and stop watching; ``"auto"``, raise at the first step and warn later, when there is a training to
@@ -127,6 +132,7 @@ class LeakageMonitor(pl.Callback):
         min_cell: int = 5,
         reference_budget: float = 0.0,
         audit_on_end: bool | Mapping[str, Any] = False,
+        probes: Any = None,
         train_loader: str | int | None = None,
         on_problem: Literal["auto", "raise", "warn"] = "auto",
         seed: int = 0,
@@ -148,6 +154,7 @@ class LeakageMonitor(pl.Callback):
             rare_at_most=rare_at_most,
             quasi_identifiers=quasi_identifiers,
         )
+        self.probes = probes
         self._audit_options(Path())  # refused now and not after days of training
         self._given_dirpath = self.dirpath
         self._session: WatchSession | None = None
@@ -163,6 +170,16 @@ class LeakageMonitor(pl.Callback):
         """Forget the last fit."""
         self._results = Results(flag_rate=self.settings.flag_rate, outputs=self.outputs)
         self._guard = Guard(self._results.notes, self.on_problem)
+        self._probing = self._new_probing()
+
+    def _new_probing(self) -> Probing | None:
+        if self.probes is None:  # most runs: what the probes need is not even imported
+            return None
+        from memguard.auditing.light import LightProbes
+        from memguard.callbacks.probing import Probing
+
+        light, cell = LightProbes.of(self.probes), self.outputs.min_cell
+        return Probing(light, seed=self.settings.seed, on_problem=self.on_problem, min_cell=cell)
 
     # -- what was found ------------------------------------------------------------------------------------
 
@@ -245,6 +262,8 @@ class LeakageMonitor(pl.Callback):
         self._results.watch = session.watch
         if self._state is not None:
             self._results.load_state_dict(self._state)
+            if self._probing is not None and "probes" in self._state:
+                self._probing.load_state_dict(self._state["probes"])
             self._state = None
 
     @override
@@ -294,7 +313,11 @@ class LeakageMonitor(pl.Callback):
         if due(trainer, "validation", self.log_on, self.every_n_epochs) and not self._guard.stopped:
             with self._guard.at_no_cost(trainer.global_step):
                 whole = bool(trainer.is_last_batch)
-                look_now(self._session, self._results, trainer, pl_module, whole=whole)
+                self._look_now(trainer, pl_module, whole=whole)
+
+    def _look_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, whole: bool) -> None:
+        assert self._session is not None
+        look_now(self._session, self._results, trainer, pl_module, whole=whole, probing=self._probing)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -302,7 +325,7 @@ class LeakageMonitor(pl.Callback):
             return
         with self._guard.at_no_cost(trainer.global_step):
             if due(trainer, "train", self.log_on, self.every_n_epochs) and not self._guard.stopped:
-                look_now(self._session, self._results, trainer, pl_module, whole=True)
+                self._look_now(trainer, pl_module, whole=True)
             self._session.close_epoch(trainer.current_epoch, trainer.global_step)
 
     @override
@@ -318,6 +341,7 @@ class LeakageMonitor(pl.Callback):
                     pl_module,
                     final_evaluation=self.final_evaluation,
                     reference_budget=self.reference_budget,
+                    probing=self._probing,
                 )
         if self._results.last_look is not None and rank() == 0:
             self._results.finish(trainer, self.dirpath, type(pl_module).__name__)
@@ -361,7 +385,10 @@ class LeakageMonitor(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return self._results.state_dict() or dict(self._state or {})
+        found = self._results.state_dict()
+        if found and self._probing is not None:
+            found["probes"] = self._probing.state_dict()
+        return found or dict(self._state or {})
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -122,6 +122,12 @@ def logged(point: CurvePoint, *, min_cell: int = 5) -> dict[str, float]:
         "memorized_share": None if point.memorized_share is None else point.memorized_share.value,
         "blind_auc": None if point.blind_auc is None else point.blind_auc.value,
         "probe_seconds": point.probe_seconds,
+        **{
+            f"{probe}/{name}": one.value
+            for probe, numbers in point.probes.items()
+            for name, one in numbers.items()
+            if one.n >= min_cell
+        },
     }
     kept = {name: float(value) for name, value in values.items() if value is not None}
     return {f"memguard/{name}": value for name, value in kept.items() if math.isfinite(value)}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import polars
 
+from memguard.attacks.estimate import Estimate
 from memguard.callbacks.guard import warn
 from memguard.callbacks.outputs import (
     OutputSettings,
@@ -84,11 +86,21 @@ class Results:
         """
         now = time.perf_counter()
         spent, trained = now - start, start - self._clock
+        probes: Mapping[str, Mapping[str, Estimate]] = {}
         if self.curve and self.curve[-1].step == look.step:
             before = self.curve.pop()
             spent, trained = spent + before.probe_seconds, before.train_seconds or 0.0
-        self.curve.append(curve_point(look, self.flag_rate, probe_seconds=spent, train_seconds=trained))
+            probes = before.probes
+        point = curve_point(look, self.flag_rate, probe_seconds=spent, train_seconds=trained)
+        self.curve.append(replace(point, probes=probes))
         self.last_look, self._clock = look, now
+
+    def add_probes(self, found: Mapping[str, Mapping[str, Estimate]], seconds: float) -> None:
+        """Put what probes of the audit found, and what that cost, into the newest point."""
+        point = self.curve.pop()
+        spent = point.probe_seconds + seconds
+        self.curve.append(replace(point, probes={**point.probes, **found}, probe_seconds=spent))
+        self._clock = time.perf_counter()
 
     # -- out -----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from memguard.errors import DataError, HeldOutError
 from memguard.probes.contents import Contents
 from memguard.probes.membership import EvaluatedLosses, MembershipResult, membership_probe
 from memguard.probes.memorization import Memorization, memorization_probe, memorized_share
-from memguard.probes.sides import Floats, Ints, Side, WatchSettings
+from memguard.probes.sides import Floats, Ints, Side, WatchSettings, placed
 from memguard.records.patients import PatientMap
 from memguard.records.surrogate import (
     MIN_HELD_OUT,
@@ -72,6 +72,7 @@ class Watch:
         reference: Losses ``(N,)`` and ``(M,)`` of a model that never saw the members; NaN for held-out records
             that it was trained on.
         first_flagged: ``(P,)`` epoch at which each patient was first flagged, NaN where never.
+        measured: Eval-mode losses ``(N,)`` and ``(M,)`` of the last look; NaN where not measured.
 
     Example:
         >>> watch = Watch(PatientMap.of_records(200), PatientMap.of_records(150))
@@ -95,6 +96,7 @@ class Watch:
         self.sample: Ints = np.zeros(0, np.int64)
         self.first_flagged = np.full(members.n_patients, np.nan, np.float32)
         self.reference: tuple[Floats, Floats] | None = None
+        self.measured: tuple[Floats, Floats] = placed([], len(members)), placed([], len(held_out))
         self._sample_rows: dict[int, Floats] = {}  # epoch -> eval-mode losses of the sample at its end
         self._held_out_mean: dict[int, float] = {}
         self._sample_fixed = False
@@ -160,6 +162,7 @@ class Watch:
         if member_loss is not None and full:
             rows = np.flatnonzero(self.members.seen)
             losses = member_loss[rows]
+        self.measured = placed([(rows, losses)], len(self.members.tokens)), held
         membership = membership_probe(
             EvaluatedLosses(loss=losses, patient=self.members.patients.code[rows]),
             EvaluatedLosses(loss=held[measured], patient=self.held_out.patients.code[measured]),

@@ -39,6 +39,7 @@ class CurvePoint:
         refused: Why nobody was ranked at this look, in words; empty where somebody was.
         probe_seconds: Wall time that this look cost.
         train_seconds: Wall time of the training since the look before.
+        probes: Probe of the audit -> number -> estimate, of those that were asked at this look.
 
     Example:
         >>> point = CurvePoint(epoch=3, step=300, train_loss=2.1, held_out_loss=2.4)
@@ -62,6 +63,7 @@ class CurvePoint:
     refused: str = ""
     probe_seconds: float = 0.0
     train_seconds: float | None = None
+    probes: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +256,10 @@ def _point(values: Mapping[str, Any]) -> CurvePoint:
     for name in ("auc", "loss_gap", "memorized_share", "blind_auc"):
         kept[name] = _estimate(kept.get(name))
     kept["tpr"] = {float(fpr): _estimate(value) for fpr, value in kept.get("tpr", {}).items()}
+    kept["probes"] = {
+        probe: {name: _estimate(value) for name, value in numbers.items()}
+        for probe, numbers in kept.get("probes", {}).items()
+    }
     return CurvePoint(**kept)
 
 

@@ -76,7 +76,7 @@ def log_report(loggers: Iterable[object], report: WatchReport, *, step: int | No
         >>> log_report([object()], report)
         0
     """
-    from memguard.report.figures import curve_figure, rates_figure
+    from memguard.report.figures import LIGHT, curve_figure, rates_figure
     from memguard.report.table import curve_markdown
 
     taken = 0
@@ -86,6 +86,10 @@ def log_report(loggers: Iterable[object], report: WatchReport, *, step: int | No
             continue
         try:
             figures = {"memguard/curve": curve_figure(report), "memguard/low_fpr": rates_figure(report)}
+            if any(point.probes for point in report.curve):
+                from memguard.report.probed import probes_figure
+
+                figures["memguard/probes"] = probes_figure(report, LIGHT)
         except ImportError:
             continue
         for name, figure in figures.items():

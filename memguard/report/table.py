@@ -62,7 +62,15 @@ def curve_markdown(report: WatchReport, *, max_rows: int = 60) -> str:
     """
     rows = [_row(point, report) for point in _looks(report, max_rows)]
     body = [f"| {' | '.join(row)} |" for row in (_HEAD, ("--:",) * len(_HEAD), *rows)]
-    return "\n".join([report.verdict(), "", *body, "", _foot(report)])
+    return "\n".join([report.verdict(), "", *body, "", _foot(report), *_probed(report)])
+
+
+def _probed(report: WatchReport) -> list[str]:
+    if not any(point.probes for point in report.curve):
+        return []
+    from memguard.report.probed import probes_markdown  # it reads the audit's names of numbers
+
+    return ["", probes_markdown(report)]
 
 
 def thin(items: Sequence[_T], most: int, keep: Sequence[int] = ()) -> list[_T]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import check_flags, flag_counts, flag_rows, most_urgent
-from memguard.report.svg import to_svg
+from memguard.report.svg import inline_svg, to_svg
 from memguard.report.table import thin
 from memguard.report.text import DASH, cell, count, estimate, number, percent, share
 from memguard.report.verdict import verdict
@@ -90,8 +90,25 @@ def page_context(report: WatchReport, flags: pl.DataFrame | None, top: int) -> d
         "top": top,
         "shows": shows(report),
         "does_not_show": does_not_show(report),
+        **_probed(report),
         "facts": _facts(report),
     }
+
+
+def _probed(report: WatchReport) -> dict[str, Any]:
+    """Probes of the audit, where any were asked; most runs have none, and import nothing of them."""
+    if not any(point.probes for point in report.curve):
+        return {"probed": [], "probes_svg": ""}
+    from memguard.report.probed import probes_figure, series_of, spoken
+
+    rows = [one.row() for one in series_of(report, every=True)]
+    svg = inline_svg(
+        lambda colors: probes_figure(report, colors),
+        "probes",
+        title="Probes of the audit over training",
+        description=spoken(report),
+    )
+    return {"probed": rows, "probes_svg": svg if rows else ""}
 
 
 def _tiles(report: WatchReport) -> list[dict[str, str]]:

@@ -1,0 +1,91 @@
+"""What the audit's probes add to a watched training: two Trainers take turns, both with the monitor, one with probes.
+
+    python -m benchmarks.light_probes                          # the demo's model and data, 2 % of the training time
+    python -m benchmarks.light_probes --share 0.1 --epochs 12
+
+A probe is asked at the end of some epochs and not of others, so that a median would not see it: what is added is the
+sum of the differences at the ends of all epochs, the end of the run included, as a share of the run without probes.
+The books of the monitor (what its probes spent, by its own clock) stand beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import LightningModule
+
+from benchmarks.monitor_overhead import SameBatches
+from benchmarks.turns import CLOCKS, measure, options, prepare, size
+from memguard import LeakageMonitor, LightProbes
+from recipes.nafld_next_code import NextCode
+
+SENSITIVE = Path(__file__).resolve().parents[1] / "recipes" / "data" / "nafld_sensitive.toml"
+
+
+class Arms:
+    """Makes both arms, and keeps the monitors with probes."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args, self.folder, self.made = args, folder, 0
+        self.monitors: list[LeakageMonitor] = []
+
+    def __call__(self, probed: bool) -> tuple[LightningModule, SameBatches, list[LeakageMonitor]]:
+        args = self.args
+        data = SameBatches(self.folder / "meds", args.patients, args.held_out)
+        model = NextCode(len(data.sequences.vocabulary), width=args.width, layers=args.layers)
+        self.made += 1
+        light = LightProbes(
+            args.probes.split(","), share=args.share, patients=args.asked, sensitive=SENSITIVE
+        )
+        monitor = LeakageMonitor(dirpath=self.folder / f"watch-{self.made}", probes=light if probed else None)
+        if probed:
+            self.monitors.append(monitor)
+        return model, data, [monitor]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = options(__doc__.splitlines()[0])
+    parser.set_defaults(epochs=20, repeats=2)
+    parser.add_argument("--patients", type=int, default=2400, help="to train on")
+    parser.add_argument("--held-out", type=int, default=1200)
+    parser.add_argument("--asked", type=int, default=50, help="patients of each side")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--probes", default="attribute,membership,copies")
+    parser.add_argument("--share", type=float, default=0.02)
+    args = parser.parse_args(argv)
+    prepare(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        arms = Arms(args, Path(folder))
+        parameters = size(arms(False)[0])
+        seconds = measure(arms, epochs=args.epochs, repeats=args.repeats)
+    print(
+        f"{args.patients:,} patients, {parameters:,} parameters, {args.epochs} epochs, {args.threads} thread(s); "
+        f"{args.probes} of {args.asked} patients of each side, share {100 * args.share:g} %"
+    )
+    for clock, each in zip(CLOCKS, seconds, strict=True):
+        plain, probed = each[:, 0], each[:, 1]
+        ends = (probed - plain)[..., -1].sum(1) / plain.sum((1, 2))
+        print(
+            f"{clock} time added at the ends of epochs: {100 * ends.mean():+.1f} % of the run "
+            f"({len(ends)} pairs: {100 * ends.min():+.1f} to {100 * ends.max():+.1f} %); "
+            f"a step {1e3 * np.median((probed - plain)[..., :-1]):+.2f} ms"
+        )
+    for monitor in arms.monitors:
+        trained = sum(point.train_seconds or 0.0 for point in monitor.curve)
+        allowance = monitor._probing.allowance
+        looks = {
+            name: sum(name in point.probes for point in monitor.curve) for name in args.probes.split(",")
+        }
+        prices = ", ".join(f"{name} {allowance.price(name)}" for name in (*looks, "(preparation)"))
+        print(
+            f"books: {allowance.spent:.1f} s of {trained:.0f} s trained, {100 * allowance.spent / trained:.1f} %; "
+            f"looks with a number: {', '.join(f'{name} {n}' for name, n in looks.items())}; prices: {prices}"
+        )
+
+
+if __name__ == "__main__":
+    main()
