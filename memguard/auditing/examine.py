@@ -31,6 +31,7 @@ from memguard.auditing.described import (
 from memguard.auditing.live import LiveRun
 from memguard.auditing.models import CountModels, NoModels, Prepared, Wanted, prepare
 from memguard.auditing.planted import find_planted
+from memguard.auditing.planted_losses import by_loss
 from memguard.auditing.sides import Sides, read_sides
 from memguard.auditing.subjects import Strata, make_subject
 from memguard.auditing.way import ask_through, sensitive_of
@@ -178,7 +179,7 @@ def examine(
     )
     setting = Setting(
         sensitive=sensitive_of(options.sensitive, names, gaps),
-        canaries=planted.canaries if options.canaries is None else options.canaries,
+        canaries=by_loss(run, options.canaries if options.canaries is not None else planted.canaries, data),
         claim=claim,
         comparable=claim is not None and claim.unit in planted.units,
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import memguard
+from memguard.attacks import auc
 from memguard.attacks.epsilon import EpsilonBound
 from memguard.auditing.choice import Setting, choose
 from memguard.auditing.claims import promise_of
@@ -21,11 +24,13 @@ from memguard.probes.attacked import MembershipProbe
 from memguard.probes.canary import CanaryProbe
 from memguard.probes.result import ProbeResult
 from memguard.probes.subject import Subject
+from memguard.records import make_feature_canaries
 from memguard.records.content import Ragged, RecordContent
 from memguard.records.patients import resolve_patients
 from memguard.report.audit import EpsilonClaim, render_markdown
 from tests.auditing.test_audit import QUICK, Data, fitted
 from tests.auditing.test_planted import some_canaries
+from tests.callbacks import _private as classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::memguard.MemguardWarning")
 OPTIONS = {"references": "none", "probes": ["membership", "canary"], **QUICK}
@@ -209,6 +214,27 @@ def test_when_training_ends(tmp_path, first):
     assert report.canaries == data.canaries.included.sum() and report.members.n_records == 80
     assert report.references.count == 2, [str(gap) for gap in report.gaps()]
     assert weights_hash(module) == report.provenance.checkpoint
+
+
+def test_a_private_classifier_is_asked_about_its_canaries_by_loss(tmp_path):
+    table = classifier.Data(train=classifier.Visits(40, 120), val=classifier.Held(60, 120))
+    canaries = make_feature_canaries(table.train.x.numpy(), table.train.y.numpy(), m=40, n_alternatives=8)
+    data = memguard.PlantedCanaries(table, canaries, dirpath=tmp_path)
+    dpsgd = memguard.DPSGD(noise_multiplier=1.0, checks=False, dirpath=tmp_path / "dp")
+    pl.seed_everything(0, verbose=False)
+    module = classifier.Mlp(lr=0.5)
+    trainer = classifier.trainer(tmp_path, dpsgd, max_epochs=3)
+    trainer.fit(module, data)
+    report = memguard.audit(module, data, folder=tmp_path / "a", **OPTIONS).report
+    assert report.canaries == canaries.included.sum() and report.members.n_records == 120
+    (shown,) = report.shown
+    assert shown.n == 40 and shown.unit == "patient" and shown.contradicts(report.claim) is False
+    with torch.no_grad():
+        loss = F.cross_entropy(
+            module.eval()(torch.from_numpy(canaries.x)), torch.from_numpy(canaries.y), reduction="none"
+        )
+    wanted = auc(-loss.numpy(), canaries.included)
+    assert report.numbers()["canary.auc"].estimate.value == pytest.approx(wanted.value, abs=1e-6)
 
 
 # -- bounds beside it ----------------------------------------------------------------------------------------
