@@ -215,6 +215,12 @@ def _audit_parser() -> ArgumentParser:
     )
     parser.add_argument("--backend", type=str, default="auto", help="auto, sequential, stacked or ray")
     parser.add_argument("--probes", type=str, default="all", help="all, or names with commas between them")
+    parser.add_argument(
+        "--claim",
+        type=Path | None,
+        default=None,
+        help="ledger (memguard-dp/RUN.jsonl) or statement of a private training",
+    )
     parser.add_argument("--sensitive", type=Path | None, default=None, help="a TOML table of sensitive codes")
     parser.add_argument(
         "--static", type=str, default="auto", help="leading tokens that say who the patient is"
@@ -297,6 +303,7 @@ def _audit(args: Namespace) -> int:
         trainer=trainer or None,
         probes="all" if args.probes == "all" else [one.strip() for one in args.probes.split(",")],
         sensitive=args.sensitive,
+        claim="auto" if args.claim is None else args.claim,
         static=int(args.static) if args.static.isdigit() else args.static,
         answers=read_answers(args.answers) if args.answers else {},
         budget=Budget(patients=args.patients, samples=args.samples, seed=args.seed),

@@ -151,3 +151,24 @@ def test_help_teaches(here):
         [sys.executable, "-m", "memguard.cli", "audit", "--help"], capture_output=True, text=True, check=True
     )
     assert "exit codes: 0 done" in done.stdout and "--fail-if" in done.stdout
+
+
+def test_the_ledger_of_a_private_training(here, tmp_path, capsys):
+    import small_net
+
+    from memguard import DPSGD
+
+    dpsgd = DPSGD(noise_multiplier=1.0, checks=False, dirpath=tmp_path / "dp")
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path, callbacks=[dpsgd],
+    )  # fmt: skip
+    trainer.fit(small_net.Net(width=8), small_net.Data())
+    trainer.save_checkpoint(tmp_path / "private.ckpt")
+    line = ["--checkpoint", str(tmp_path / "private.ckpt"), "--references", "none", "--claim"]
+    assert main([*words(here, out="private"), *line, str(dpsgd.ledger_path)]) == 0
+    report = json.loads((here / "private" / "report.json").read_text())
+    assert report["claim"]["epsilon"] == pytest.approx(dpsgd.epsilon, rel=1e-6)
+    assert "those with which it ended" in report["claim"]["source"]
+    assert main([*words(here, out="none"), *line, str(tmp_path / "private.ckpt")]) == 2
+    assert "a checkpoint can be rolled back" in capsys.readouterr().err
