@@ -46,7 +46,7 @@ def nafld(args: argparse.Namespace, out: Path) -> tuple[pl.LightningModule, Data
 
 def mimic(args: argparse.Namespace, out: Path) -> tuple[pl.LightningModule, Data, dict[str, Any]]:
     """Next codes of hospital patients: diagnoses are ICD-9 and ICD-10, which memguard's own table reads."""
-    data = MimicData(args.patients or 60, windows=12, seed=args.seed)
+    data = MimicData(args.patients or 50, windows=12, seed=args.seed, last=True)
     names = data.vocabulary.names
     return NextCode(vocabulary=len(names)), data, {"vocabulary": names}
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Audit:
     parser.add_argument("--data", choices=sorted(RECIPES), default="nafld")
     parser.add_argument("--epochs", type=int, help="12; 30 of SUPPORT2")
     parser.add_argument(
-        "--patients", type=int, help="to train on: 2,400 of NAFLD, 60 of the MIMIC-IV demo, 4,000 of SUPPORT2"
+        "--patients", type=int, help="to train on: 2,400 of NAFLD, 50 of the MIMIC-IV demo, 4,000 of SUPPORT2"
     )
     parser.add_argument(
         "--held-out",

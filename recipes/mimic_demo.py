@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from memguard import LeakageMonitor
+from memguard.records.codes import static_prefix
 from memguard.records.meds import MedsDataset, read_meds
 from memguard.records.vocabulary import Vocabulary
 from memguard.report.table import curve_table
@@ -43,18 +44,29 @@ class Windows(Dataset[Tensor]):
         vocabulary: Which codes have a token.
         subjects: Ids of the patients.
         windows: At most so many of each patient.
+        last: The last ones, each behind the tokens that say who the patient is; the first ones otherwise.
     """
 
     def __init__(
-        self, dataset: MedsDataset, vocabulary: Vocabulary, subjects: np.ndarray, windows: int
+        self,
+        dataset: MedsDataset,
+        vocabulary: Vocabulary,
+        subjects: np.ndarray,
+        windows: int,
+        last: bool = False,
     ) -> None:
-        found = vocabulary.sequences(dataset, subjects=subjects, max_tokens=windows * LONGEST)
-        stays = np.split(found.tokens.values, found.tokens.offsets[1:-1])
-        cut = [
-            (subject, torch.from_numpy(stay[start : start + LONGEST].astype(np.int64)))
-            for subject, stay in zip(found.subject_ids.tolist(), stays, strict=True)
-            for start in range(0, len(stay) - 1, LONGEST)
-        ]
+        most = None if last else windows * LONGEST
+        found = vocabulary.sequences(dataset, subjects=subjects, max_tokens=most)
+        stays = np.split(found.tokens.values.astype(np.int64), found.tokens.offsets[1:-1])
+        person = static_prefix(found.tokens, vocabulary.names) if last else np.zeros(len(stays), np.int64)
+        cut = []
+        for subject, stay, n in zip(found.subject_ids.tolist(), stays, person.tolist(), strict=True):
+            head, events = stay[:n], stay[n:]
+            starts = range(0, len(events) - 1, LONGEST - n)[-windows:]
+            cut += [
+                (subject, torch.from_numpy(np.concatenate([head, events[start : start + LONGEST - n]])))
+                for start in starts
+            ]
         self.patient_ids = [subject for subject, _ in cut]
         self.codes = [codes for _, codes in cut]
 
@@ -75,11 +87,14 @@ class MimicData(pl.LightningDataModule):
         windows: At most so many records of each patient.
         batch_size: Records a batch.
         seed: Of the draw.
+        last: The last ones of each patient, where the diagnoses of stays are billed; the first ones otherwise.
     """
 
-    def __init__(self, patients: int, windows: int, batch_size: int = 32, seed: int = 0) -> None:
+    def __init__(
+        self, patients: int, windows: int, batch_size: int = 32, seed: int = 0, last: bool = False
+    ) -> None:
         super().__init__()
-        self.batch_size, self.windows = batch_size, windows
+        self.batch_size, self.windows, self.last = batch_size, windows, last
         self.dataset = read_meds(mimic_demo_path())
         subjects = np.random.default_rng(seed).permutation(self.dataset.subjects())
         self.members, self.held_out = np.sort(subjects[:patients]), np.sort(subjects[patients:])
@@ -88,12 +103,12 @@ class MimicData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """The members' records, shuffled."""
-        records = Windows(self.dataset, self.vocabulary, self.members, self.windows)
+        records = Windows(self.dataset, self.vocabulary, self.members, self.windows, self.last)
         return DataLoader(records, batch_size=self.batch_size, shuffle=True, collate_fn=pad)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """The held-out patients' records."""
-        records = Windows(self.dataset, self.vocabulary, self.held_out, self.windows)
+        records = Windows(self.dataset, self.vocabulary, self.held_out, self.windows, self.last)
         return DataLoader(records, batch_size=4 * self.batch_size, collate_fn=pad)
 
 

@@ -25,8 +25,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from memguard import LeakageMonitor
+from memguard import LeakageMonitor, LightProbes
 from memguard.report.figures import save_png
+from memguard.report.probed import probes_markdown
 from memguard.report.table import curve_table
 
 from .data.nafld import NafldSequences, nafld_sequences
@@ -35,6 +36,7 @@ __all__ = ["NafldData", "NextCode", "Patients", "main"]
 
 PAD = 0
 LONGEST = 64
+SENSITIVE = Path(__file__).parent / "data" / "nafld_sensitive.toml"
 
 
 class NextCode(pl.LightningModule):
@@ -161,6 +163,15 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     parser.add_argument("--held-out", type=int, default=1200, help="never trained on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/nafld_next_code"))
+    parser.add_argument(
+        "--probes",
+        nargs="*",
+        metavar="NAME",
+        help="of the audit, to ask while training: attribute, copies, ...",
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.02, help="of the training time, that --probes may cost"
+    )
     parser.add_argument("--picture", type=Path, help="also draw the curves into this PNG")
     args = parser.parse_args(argv)
     start = time.perf_counter()
@@ -172,7 +183,10 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     pl.seed_everything(args.seed, verbose=False)
     data = NafldData(args.out / "meds", args.patients, args.held_out, seed=args.seed)
     model = NextCode(vocabulary=len(data.sequences.vocabulary))
-    monitor = LeakageMonitor(heldout="val", dirpath=args.out / "memguard", seed=args.seed)
+    probes = None
+    if args.probes:  # vocabulary and adapter are found; which codes are sensitive a person has to say
+        probes = LightProbes(args.probes, share=args.share, sensitive=SENSITIVE)
+    monitor = LeakageMonitor(heldout="val", dirpath=args.out / "memguard", seed=args.seed, probes=probes)
     trainer = pl.Trainer(
         max_epochs=args.epochs,
         accelerator="cpu",
@@ -191,6 +205,9 @@ def main(argv: Sequence[str] | None = None) -> LeakageMonitor:
     print(f"\n{args.patients:,} members and {args.held_out:,} held-out patients in {seconds:.0f} s")
     if monitor.report is not None:
         print(f"\n{fill(monitor.report.verdict(), 80)}\n\n{curve_table(monitor.report, max_rows=24)}")
+        if probes is not None:
+            print(f"\n{probes_markdown(monitor.report)}")
+            print("\n".join(note for note in monitor.report.notes if "probe" in note))
         if args.picture is not None:
             save_png(monitor.report, args.picture)
     print(f"\nThe page: {monitor.dirpath}/watch.html\nLogs: tensorboard --logdir {args.out}")

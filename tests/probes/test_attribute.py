@@ -80,6 +80,7 @@ def test_numbers_tables_and_evidence_agree(case: Case, found: Any) -> None:
     assert [each[0] for each in found.curves["by k"].lines["memorization"]] == [0, 2, 10, 20]
     assert found.settings["n_references"] == 4
     assert "memorized" in found.answer
+    assert all(isinstance(row[2], int | str) for row in found.tables["verdicts"].rows)
 
 
 def test_the_rank_of_a_code_is_counted(case: Case) -> None:
@@ -158,6 +159,9 @@ def test_gaps_are_said_and_nothing_is_filled() -> None:
     assert any(gap.what.startswith("who is memorized") for gap in few.not_tested)
     assert not any(key.startswith("memorized") for key in few.numbers)
     assert few.flagged.size == 0
+    assert {cell for row in few.tables["verdicts"].rows for cell in row[2:]} == {None}  # none is no zero
+    called = [row[5:7] + row[8:10] for row in few.tables["categories"].rows]
+    assert {cell for row in called for cell in row} == {None}
     assert "evidence.k10.minus_held_out" in few.numbers
     mute = dataclasses.replace(case.asked, target=None)
     assert _probe().run(case.subject, mute, Budget()).numbers == {}

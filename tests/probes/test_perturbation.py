@@ -163,6 +163,9 @@ def test_gaps_are_said(case: Case) -> None:
     assert "excess.rare_code.minus_held_out" in blind.numbers
     nothing = _probe(k=0).run(case.subject, case.asked, Budget(size="light"))
     assert "no code is known" in nothing.not_tested[-1].why
+    strict = _probe(alpha=0.001).run(case.subject, case.asked, Budget(size="light"))
+    assert any(gap.what.startswith("which leaks") for gap in strict.not_tested)
+    assert {cell for row in strict.tables["verdicts"].rows for cell in row[3:]} == {None}  # none is no zero
 
 
 def test_hits_are_the_likeliest_of_both_sides(case: Case) -> None:

@@ -21,7 +21,7 @@ from memguard.probes.attribute.views import ahead_table, axes_table, category_ta
 from memguard.probes.clock import Clock
 from memguard.probes.result import Evidence, NotTested, ProbeResult
 from memguard.probes.subject import Subject
-from memguard.records.small_cells import MIN_CELL
+from memguard.records.small_cells import MIN_CELL, patients_shown
 
 __all__ = ["AttributeProbe"]
 
@@ -271,7 +271,8 @@ class AttributeProbe:
             gaps.append(
                 NotTested(
                     what=f"who is memorized, at alpha = {self.alpha:g}",
-                    why=f"only {verdict.n_null} never-trained patients have a sensitive code, not {needed(self.alpha)}",
+                    why=f"only {patients_shown(verdict.n_null)} never-trained patients have a sensitive code, not "
+                    f"{needed(self.alpha)}",
                     fix="more held-out patients, or a larger alpha",
                 )
             )
@@ -309,8 +310,9 @@ class AttributeProbe:
             last = found[-1]
             notes.append(
                 f"Memorized: at most {self.alpha:.0%} of never-trained patients are called so, by their strongest code "
-                f"({judged[last.k].n_null} never-trained patients). Inferable: at most {self.alpha:.0%} of the "
-                f"records of patients without such a code would be called so ({last.n_inference} records or more). "
+                f"({patients_shown(judged[last.k].n_null)} never-trained patients). Inferable: at most "
+                f"{self.alpha:.0%} of the records of patients without such a code would be called so "
+                f"({last.n_inference} records or more). "
                 f"Flags: false-discovery rate {self.rate:.0%} at k = {last.k}. Ranked by {last.scored_by}."
             )
             notes.append(

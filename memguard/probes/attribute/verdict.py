@@ -58,6 +58,11 @@ class Judged:
     n_null: int
 
     @property
+    def decided(self) -> bool:
+        """Whether there were never-trained patients enough to call anybody memorized; if not, nobody is cleared."""
+        return bool(np.isfinite(self.p).any())
+
+    @property
     def classes(self) -> Ints:
         """``(P,)`` position in `CLASSES`."""
         found: Ints = np.where(

@@ -59,7 +59,7 @@ def axes_table(
 def verdict_table(judged: Mapping[int, Judged]) -> Table:
     """Patients in each of the four classes, by k and side."""
     rows: list[list[Cell]] = [
-        [k, name, *(patients_shown(n) for n in verdict.counts(side))]
+        [k, name, *(patients_shown(n) if verdict.decided else None for n in verdict.counts(side))]
         for k, verdict in sorted(judged.items())
         for side, name in _SIDES
     ]
@@ -67,7 +67,8 @@ def verdict_table(judged: Mapping[int, Judged]) -> Table:
         title="Patients by both axes",
         columns=("known codes", "side", *CLASSES),
         rows=rows,
-        note="Memorized here is: and not to be inferred. Never-trained patients show the rate of false calls.",
+        note="Memorized here is: and not to be inferred. Never-trained patients show the rate of false calls. Where "
+        "there are too few of them, nobody is called anything, and nobody is cleared.",
     )
 
 
@@ -91,9 +92,14 @@ def category_table(
         shown = min(counts) >= MIN_CELL
         called: list[Cell] = []
         for side in sides:
-            for what in ((p <= alpha) & ~inferable, (p <= alpha) & inferable, inferable):
+            told = np.isfinite(p[side]).any()
+            for what, known in (
+                ((p <= alpha) & ~inferable, told),
+                ((p <= alpha) & inferable, told),
+                (inferable, True),
+            ):
                 n = len(np.unique(last.patient[side & what]))
-                called.append(patients_shown(n) if shown else None)
+                called.append(patients_shown(n) if shown and known else None)
         size, pooled = nulls.get(c, (0, False))
         rows.append(
             [
@@ -102,7 +108,7 @@ def category_table(
                 *(patients_shown(n) for n in counts),
                 numbers.get(f"{key}.k{last.k}.evidence.minus_held_out"),
                 *called,
-                f"{size} patients{', categories pooled' if pooled else ''}",
+                f"{patients_shown(size)} patients{', categories pooled' if pooled else ''}",
             ]
         )
     heads = [

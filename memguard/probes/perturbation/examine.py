@@ -183,7 +183,9 @@ def _unchanged(mine: Changer, known: Mapping[str, Bools]) -> list[NotTested]:
         why = "no code is known before any sensitive one"
         return [NotTested(what="everything", why=why, fix="a larger k")]
     gaps = [
-        NotTested(what=f"change of {kind}", why="all static tokens of that kind are the same")
+        NotTested(
+            what=f"change of {kind}", why="the asked records hold no two different static tokens of that kind"
+        )
         for kind in known
         if kind not in mine.kinds
     ]

@@ -20,6 +20,7 @@ from memguard.probes.perturbation.examine import JUDGED, Effort, Perturbed, exam
 from memguard.probes.perturbation.views import answer_text, kinds_table, verdict_table
 from memguard.probes.result import Evidence, NotTested, ProbeResult
 from memguard.probes.subject import Subject
+from memguard.records.small_cells import patients_shown
 
 __all__ = ["PerturbationProbe"]
 
@@ -103,7 +104,8 @@ class PerturbationProbe:
             gaps.append(
                 NotTested(
                     what=f"which leaks are patient-level, at alpha = {self.alpha:g}",
-                    why=f"{verdict.n_null} never-trained patients are among the hits, not {needed(self.alpha)}",
+                    why=f"{patients_shown(verdict.n_null)} never-trained patients are among the hits, not "
+                    f"{needed(self.alpha)}",
                     fix="more held-out patients, or hits=None",
                 )
             )
@@ -141,8 +143,8 @@ class PerturbationProbe:
             },
             notes=(
                 f"Patient-level: at most {self.alpha:.0%} of never-trained patients are called so "
-                f"({verdict.n_null} of them). Population-level: at most {self.alpha:.0%} of the records of patients "
-                f"without such a code would be. Flags: false-discovery rate {self.rate:.0%}.",
+                f"({patients_shown(verdict.n_null)} of them). Population-level: at most {self.alpha:.0%} of the "
+                f"records of patients without such a code would be. Flags: false-discovery rate {self.rate:.0%}.",
                 "A leak may be both: a code that anybody could guess may be memorized as well.",
                 *kinds.notes,
             ),

@@ -70,11 +70,17 @@ def verdict_table(verdict: Judged, kinds: Categories, found: Perturbed, known: I
             if mine.any():
                 counts = np.bincount(verdict.classes[mine], minlength=4)
                 rows.append(
-                    [key, name, patients_shown(int(mine.sum())), *(patients_shown(int(n)) for n in counts)]
+                    [
+                        key,
+                        name,
+                        patients_shown(int(mine.sum())),
+                        *(patients_shown(int(n)) if verdict.decided else None for n in counts),
+                    ]
                 )
     return Table(
         title="Whose leak it is",
         columns=("category", "side", "patients", "patient-level", "population-level", "both", "neither"),
         rows=rows,
-        note="Each patient by the code whose excess is largest. Never-trained patients show the rate of false calls.",
+        note="Each patient by the code whose excess is largest. Never-trained patients show the rate of false calls. "
+        "Where there are too few of them, nobody is called anything, and nobody is cleared.",
     )
