@@ -156,9 +156,7 @@ def _from_ledger(path: Path, members: PatientMap | None, weights: str, *, sure: 
             f"ended: if they come from it, as an earlier checkpoint does, pass claim= with the path of {path.name}"
         )
     else:
-        source += (
-            "; the audited weights are not those with which it ended, and nobody checked that they are of it"
-        )
+        source += "; nobody checked that the audited weights come from it, and they are not those with which it ended"
     return _judged(statement, reasons, source)
 
 
