@@ -40,7 +40,7 @@ class Found:
     n: dict[str, int]
     found: dict[str, float]
     both: dict[str, float]
-    precision: float
+    precision: float  # NaN where nothing was found
 
 
 def true_copies(codes: Ragged, stratum: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def rates(copied: np.ndarray, hit: np.ndarray, stratum: np.ndarray, truth: np.nd
         n={k: int(m.sum()) for k, m in masks.items()},
         found={k: float(copied[m].mean()) for k, m in masks.items() if m.any()},
         both={k: float((copied & hit)[m].mean()) for k, m in masks.items() if m.any()},
-        precision=float(truth[copied].mean()),
+        precision=float(truth[copied].mean()) if copied.any() else float("nan"),
     )
 
 
@@ -81,7 +81,9 @@ def audited(setting: Setting, seed: int) -> tuple[Found, float, dict[str, float]
     probe, subject = CopiesProbe(prompts=("half",)), setting.subject
     groups = find_groups(subject, threshold=probe.threshold, min_codes=probe.min_codes, seed=seed)
     result = probe.run(subject, setting.asked, Budget(seed=seed))
-    evidence, hit = result.evidence["half.log_prob"], np.zeros(len(subject), dtype=bool)
+    evidence, hit = result.evidence.get("half.log_prob"), np.zeros(len(subject), dtype=bool)
+    if evidence is None:  # too few patients with copies on this side
+        return rates(groups.copied, hit, setting.stratum, hit), float("nan"), {}, 0
     member = subject.member[evidence.row]
     hit[evidence.row[member]] = evidence.p_value[member] <= probe.error
     inside = np.arange(subject.n_members)
@@ -154,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         )
     if args.nulls:
         null = [
-            audited(null_of(world, adapters, i % n_models, i), i)
+            audited(strangers(null_of(world, adapters, i % n_models, i)), i)
             for i in range(3 if args.quick else args.nulls)
         ]
         shares = [
