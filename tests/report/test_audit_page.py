@@ -9,11 +9,11 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fake_audit import about, bare, report, shown
+from outline import outline
 
 from memguard.errors import DataError
 from memguard.report.audit import (
@@ -34,7 +34,6 @@ from memguard.report.audit.parts import Grid, Lines
 CHROMIUM = next(
     (one for one in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if one), None
 )
-VOID = {"meta", "br", "img", "link", "hr", "input"}
 NASTY = "<script>alert(1)</script> | *a* [b](http://x) `c` -- \n# d"
 UNDRAWN = Lines(
     title=NASTY,
@@ -68,43 +67,6 @@ CASES = {
         notes=[NASTY],
     ),
 }  # fmt: skip
-
-
-class Outline(HTMLParser):
-    """What matters of a page: are tags closed, are ids unique, where does it point."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open, self.ids, self.links, self.tags, self.text = [], [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for name, value in attrs if name == "id"]
-        self.links += [
-            value for name, value in attrs if name in ("href", "src", "xlink:href", "action", "srcset")
-        ]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text.append(data)
-
-
-def outline(page: str) -> Outline:
-    one = Outline()
-    one.feed(page)
-    one.close()
-    assert one.open == []
-    return one
 
 
 @functools.cache

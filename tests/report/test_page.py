@@ -7,18 +7,17 @@ import os
 import re
 import stat
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 
 import polars as pl
 import pytest
 from fake_watch import about, flags, point, report
+from outline import outline
 
 from memguard.errors import DataError, MemguardWarning
 from memguard.report import render_page, write_report
 from memguard.report.data import WatchReport
 from memguard.report.flags import FLAG_COLUMNS, empty_flags
 
-VOID = {"meta", "br", "img", "link", "hr", "input"}
 CASES = {
     "leaks": (report(), flags()),
     "nobody flagged": (report(flagged_patients=0, flagged_identifiable=0), flags(flagged=0, identifiable=0)),
@@ -38,43 +37,6 @@ CASES = {
     ),
     "fractions": (report(curve=[point(1, epoch=0.25 * i, coverage=0.25 * i) for i in range(4)]), None),
 }
-
-
-class Outline(HTMLParser):
-    """What matters of a page: are tags closed, are ids unique, where does it point."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open, self.ids, self.links, self.tags, self.text = [], [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for name, value in attrs if name == "id"]
-        self.links += [
-            value for name, value in attrs if name in ("href", "src", "xlink:href", "action", "srcset")
-        ]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text.append(data)
-
-
-def outline(page: str) -> Outline:
-    one = Outline()
-    one.feed(page)
-    one.close()
-    assert one.open == []
-    return one
 
 
 @functools.cache
