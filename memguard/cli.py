@@ -213,7 +213,8 @@ def _audit_parser() -> ArgumentParser:
         default="8",
         help="how many reference models; counts or none for no training",
     )
-    parser.add_argument("--backend", type=str, default="auto", help="auto, sequential, stacked or ray")
+    backends = ("auto", "sequential", "stacked", "ray")
+    parser.add_argument("--backend", choices=backends, default="auto", help="how references are trained")
     parser.add_argument("--probes", type=str, default="all", help="all, or names with commas between them")
     parser.add_argument(
         "--claim",
@@ -282,10 +283,20 @@ def _demo_parser() -> ArgumentParser:
 
 def _audit(args: Namespace) -> int:
     from memguard.auditing.audit import audit
+    from memguard.auditing.folder import writable
     from memguard.probes.asked import Budget
+    from memguard.records.sensitivity import SensitivityTable
     from memguard.report.audit import read_answers
 
     gates = _gates(args.fail_if)
+    writable(args.out, "--out")
+    sensitive = None if args.sensitive is None else SensitivityTable.read(args.sensitive)
+    if args.static != "auto" and not args.static.isdigit():
+        raise DataError(
+            f"--static {args.static}",
+            "what an attacker knows would be unknown",
+            "pass auto or a number of tokens",
+        )
     owner = _load(args.model, "model")
     checkpoint = _checkpoint(args.checkpoint)
     model = _made(owner, args.model_args or checkpoint.get("hyper_parameters") or {}, "model-args")
@@ -302,7 +313,7 @@ def _audit(args: Namespace) -> int:
         factory=_Maker(owner, given),
         trainer=trainer or None,
         probes="all" if args.probes == "all" else [one.strip() for one in args.probes.split(",")],
-        sensitive=args.sensitive,
+        sensitive=sensitive,
         claim="auto" if args.claim is None else args.claim,
         static=int(args.static) if args.static.isdigit() else args.static,
         answers=read_answers(args.answers) if args.answers else {},

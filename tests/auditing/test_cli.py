@@ -128,9 +128,14 @@ def test_check(here, capsys):
         (["--checkpoint", "no.ckpt"], "cannot be read"),
         (["--fail-if", "membership ~ 3"], "gate"),
         (["--probes", "membrship"], "use one of membership"),
+        (["--out", "last.ckpt/out"], "nothing can be written"),
+        (["--sensitive", "no.toml"], "cannot be read"),
+        (["--static", "two"], "--static two"),
+        (["--fail-if", "membership.loss.auc.hgh > .6"], "one of value, low, high, n"),
     ],
 )
-def test_what_cannot_be_used_is_said_with_code_2(here, capsys, change, said):
+def test_what_cannot_be_used_is_said_with_code_2(here, capsys, monkeypatch, change, said):
+    monkeypatch.chdir(here)
     assert main([*words(here, "--references", "none"), *change]) == 2
     assert said in capsys.readouterr().err
 

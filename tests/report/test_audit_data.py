@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError, MemguardWarning
-from memguard.probes.result import Evidence, ProbeResult
+from memguard.probes.result import Evidence, ProbeResult, Table
 from memguard.probes.subject import Subject
 from memguard.records.content import Ragged, RecordContent
 from memguard.report import HashedIds
@@ -39,6 +39,7 @@ from memguard.report.audit import (
     write_answers,
 )
 from memguard.report.audit.axes import two_axes
+from memguard.report.audit.markdown import render_markdown
 from memguard.report.audit.nulls import null_of
 from memguard.report.audit.parts import Grid, Lines, TwoAxes
 from memguard.report.audit.schema import build, shipped
@@ -354,6 +355,20 @@ def test_why_a_probe_could_measure_nothing_is_said():
     said = next(one for one in gaps if "near-duplicates" in one.what)
     assert "cannot be asked for continuations" in said.why and said.fix == gap.fix
     assert "PlantedCanaries" in next(one for one in gaps if "canaries" in one.what).fix
+
+
+def test_a_table_without_rows_is_no_table_and_a_test_that_was_not_asked_took_no_time():
+    empty = ProbeResult(
+        probe="copies", question="?", tables={"by": Table(title="t", columns=("a",), rows=())}
+    )
+    section = from_probe(empty)
+    assert section.tables == {} and threats_of([section])[0] == ()
+    text = render_markdown(dataclasses.replace(report(), sections=[section]))
+    assert "Run with" not in text and "judged by intervals" not in text
+    one = dataclasses.replace(
+        report(), sections=[one for one in report().sections if one.probe == "membership"]
+    )
+    assert "With one test judged by intervals of 95 %, it would be found by chance" in render_markdown(one)
 
 
 def test_threats_without_a_test_are_gaps():

@@ -78,10 +78,11 @@ def finding_chapter(report: AuditReport) -> Chapter:
     blocks: list[Block] = []
     if report.sections:
         judged = sum(finding(section) in ("found", "nothing above chance") for section in report.sections)
-        chance = (
-            f" With {judged} tests judged by intervals of 95 %, {0.025 * judged:.2g} of them would be found by "
-            "chance on average where nothing leaks."
-        )
+        tests = f"{judged} tests" if judged != 1 else "one test"
+        wrong = f"{0.025 * judged:.2g} of them would be found by chance on average"
+        if judged == 1:
+            wrong = "it would be found by chance in 2.5 % of audits"
+        chance = f" With {tests} judged by intervals of 95 %, {wrong} where nothing leaks." if judged else ""
         rows = [_row(section, report) for section in report.sections]
         head = ("test", "finding", "deciding number", "value", "interval", "without a leak", "n", "flagged")
         table = TableBlock(

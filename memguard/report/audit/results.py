@@ -46,11 +46,9 @@ def _section(section: Section, report: AuditReport) -> list[Block]:
     blocks += [Bullets(section.notes, title="To be read with it")] if section.notes else []
     if section.not_tested:
         blocks.append(gap_table(section.not_tested, f"What the test {name} could not ask."))
-    blocks.append(
-        Facts(
-            [("Run with", _settings(section.settings), False), ("Took", f"{section.seconds:,.1f} s", False)]
-        )
-    )
+    if section.settings or section.numbers or section.tables:  # a test that was not asked took no time
+        took = f"{section.seconds:,.1f} s"
+        blocks.append(Facts([("Run with", _settings(section.settings), False), ("Took", took, False)]))
     return blocks
 
 

@@ -70,7 +70,7 @@ def from_probe(
         answer=result.answer,
         headline=headline_of(numbers) if headline is None else headline,
         numbers=numbers,
-        tables={name: _grid(one) for name, one in result.tables.items()},
+        tables={name: _grid(one) for name, one in result.tables.items() if one.rows},
         curves={name: _lines(one) for name, one in result.curves.items()},
         axes={} if subject is None else _axes(result, subject, axes),
         n_flagged=n_flagged,
