@@ -31,7 +31,8 @@ def causal_lm(module: nn.Module) -> Any | None:
     Raises:
         AbilityError: If there are several.
     """
-    library = sys.modules.get("transformers")
+    # Where this is not loaded there is no such object; transformers itself, which others load, is lazy and slow.
+    library = sys.modules.get("transformers.modeling_utils")
     kind = getattr(library, "PreTrainedModel", None) if library is not None else None
     if kind is None:
         return None

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memguard.adapters.base import ModelAdapter
-from memguard.attacks.estimate import Estimate
 from memguard.auditing.asking import lacking
 from memguard.auditing.choice import Setting, choose
 from memguard.auditing.light import LightProbes
-from memguard.auditing.models import CountModels, NoModels
+from memguard.auditing.light_counts import references_of
+from memguard.auditing.planted import find_planted
 from memguard.auditing.sides import Losses, Sides, joined
 from memguard.auditing.subjects import mask_of, static_of
 from memguard.auditing.way import ask_through, sensitive_of
 from memguard.errors import MemguardError
 from memguard.probes.asked import Asked, Models, Probe
+from memguard.probes.attribute import AttributeProbe
 from memguard.probes.result import NotTested, ProbeResult
-from memguard.probes.strata import breakdown
 from memguard.probes.subject import Subject
 from memguard.probes.watch import Watch
-from memguard.report.audit.nulls import headline_of, null_of
-from memguard.report.audit.parts import Number
 
-__all__ = ["Standing", "expected_seconds", "known_of", "prepare_standing", "shown"]
+__all__ = ["Standing", "known_of", "prepare_standing"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_COUNTED = 2_000_000  # codes that are counted at most: some seconds, and 200 MB
-_COUNTING, _SCORING = (
-    3e-6,
-    8e-6,
-)  # seconds a code, on a slow core; only what is expected before anything is known
+_CANARIES = (
+    "{:,} planted canaries are among the training records: they count in the monitor's own numbers, and in those of no "
+    "probe but the canary probe."
+)
+# Records that are read to know the speed, and codes that a probe lets the model write, about.
+_READ, _WRITTEN = 64, 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +54,10 @@ class Standing:
         references: Counts, or none.
         reference_loss: ``(K, n)`` of the references, NaN where not measured.
         strata: Those that the user gave.
+        notes: What a reader has to know.
         gaps: What could not be found out.
         known: Of `known_of`, when this was made.
+        reading: Seconds that the model takes to read one record.
         seed: Of every draw.
     """
 
@@ -69,9 +70,21 @@ class Standing:
     references: Models
     reference_loss: Floats
     strata: Mapping[str, Bools]
+    notes: tuple[str, ...]
     gaps: tuple[NotTested, ...]
     known: tuple[int, int]
+    reading: float
     seed: int
+
+    def expected(self, probe: Probe) -> float:
+        """Seconds that a probe takes at least, before it was ever asked: it reads every patient whom it asks about.
+
+        One that lets the model write has it read a record again for each code.
+        """
+        if not probe.needs:
+            return 0.0
+        times = _WRITTEN if "generate" in probe.needs else 1
+        return self.reading * 2 * self.light.patients * times
 
     def ask(self, name: str, watch: Watch, seconds: float | None) -> ProbeResult:
         """Ask one probe about the weights as they are now.
@@ -104,14 +117,6 @@ def known_of(watch: Watch) -> tuple[int, int] | None:
     return int(inside.sum()), int(outside.sum())
 
 
-def expected_seconds(watch: Watch, light: LightProbes) -> float:
-    """What making a `Standing` costs about, before one was made."""
-    if light.references == "none" or watch.members.store.kind != "codes":
-        return 0.0
-    sides = [int(side.tokens.sum()) for side in (watch.members, watch.held_out)]
-    return _COUNTING * min(sides[0], _COUNTED) + _SCORING * (sides[1] if "membership" in light.names else 0)
-
-
 def prepare_standing(
     light: LightProbes,
     watch: Watch,
@@ -137,11 +142,11 @@ def prepare_standing(
         MemguardError: If the contents of the records are not known.
     """
     sides = _sides(watch)
-    canary_rows = np.asarray(getattr(dataset, "canary_rows", ()), np.int64)
+    planted, canaries = _planted(light, sides, data, dataset)
     keep = np.concatenate(_observed(watch)) & np.concatenate(
         [side.patients.code >= 0 for side in (watch.members, watch.held_out)]
     )
-    keep[canary_rows] = False  # made up: nobody is to be asked about them as if they were patients
+    keep[planted] = False  # made up: nobody is to be asked about them as if they were patients
     rows = np.flatnonzero(keep)
     gaps: list[NotTested] = []
     owners = (data, getattr(data, "datamodule", None), dataset, module)
@@ -164,13 +169,9 @@ def prepare_standing(
     )
     given = light.strata(subject) if callable(light.strata) else light.strata or {}
     strata = {name: _stratum(name, values, sides, rows, subject) for name, values in given.items()}
-    planted = getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
-    setting = Setting(
-        sensitive=sensitive_of(light.sensitive, names, gaps),
-        canaries=light.canaries if light.canaries is not None else planted,
-    )
+    setting = Setting(sensitive=sensitive_of(light.sensitive, names, gaps), canaries=canaries)
     probes, missing = _chosen(light, setting)
-    references, reference_loss = _references(light, subject, found, probes, sides.target.loss[rows], seed)
+    references, reference_loss = references_of(light, subject, found, probes, sides.target.loss[rows], seed)
     asked = Asked(
         target=found, references=references, loss=sides.target.loss[rows], reference_loss=reference_loss
     )
@@ -188,46 +189,27 @@ def prepare_standing(
         references=references,
         reference_loss=reference_loss,
         strata=strata,
+        notes=() if planted.size == 0 else (_CANARIES.format(planted.size),),
         gaps=tuple(gaps),
         known=known_of(watch) or (0, 0),
+        reading=0.0 if found is None else _reading(found, subject),
         seed=seed,
     )
 
 
-def shown(result: ProbeResult, standing: Standing, *, min_cell: int = 5) -> dict[str, Estimate]:
-    """The numbers of a probe that become curves: the one that decides in an audit, an AUC beside it, and strata.
-
-    Args:
-        result: Of the probe.
-        standing: Which strata the user gave.
-        min_cell: Numbers of fewer patients are left out.
-    """
-    numbers = {name: Number(estimate=one, null=null_of(name)) for name, one in result.numbers.items()}
-    usable = {
-        name: one
-        for name, one in numbers.items()
-        if math.isfinite(one.estimate.value) and one.estimate.n >= min_cell
-    }
-    head = headline_of(usable)
-    beside = head.replace("memorized.", "auc.").removesuffix(".minus_held_out")
-    found = {name: usable[name].estimate for name in dict.fromkeys((head, beside)) if name in usable}
-    if standing.strata and result.evidence:
-        evidence = next(iter(result.evidence.values()))
-        parts = breakdown(evidence, standing.subject, standing.strata, min_cell=min_cell).numbers
-        for name in standing.strata:
-            key = f"{name}.minus_held_out"
-            if key in parts and math.isfinite(parts[key].value) and parts[key].n >= min_cell:
-                found[f"strata.{key}"] = parts[key]
-    return found
+def _planted(light: LightProbes, sides: Sides, data: Any, dataset: Any) -> tuple[Ints, Any]:
+    """Positions of planted canaries among the training records, and the canaries."""
+    if sides.content.observed.all():
+        found = find_planted(sides, training=dataset, data=data, given=light.canaries, probes=light.probes)
+        return found.rows, light.canaries if light.canaries is not None else found.canaries
+    # Not every record was seen yet: marks tell, and contents cannot.
+    marked = getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
+    rows = np.asarray(getattr(dataset, "canary_rows", ()), np.int64)
+    return rows, light.canaries if light.canaries is not None else marked
 
 
 def _observed(watch: Watch) -> tuple[Bools, Bools]:
-    sides = (watch.members, watch.held_out)
-    inside, outside = (
-        side.store.content().observed if side.store.n_observed else np.zeros(len(side.tokens), np.bool_)
-        for side in sides
-    )
-    return inside & watch.members.seen, outside
+    return watch.members.store.observed & watch.members.seen, watch.held_out.store.observed
 
 
 def _losses(watch: Watch) -> Floats:
@@ -263,43 +245,28 @@ def _chosen(light: LightProbes, setting: Setting) -> tuple[list[Probe], dict[str
     missing: dict[str, NotTested] = {}
     for one in wanted:
         try:
-            probes += choose([one], setting)
+            probes += [_lighter(made) if isinstance(one, str) else made for made in choose([one], setting)]
         except MemguardError as error:
             name = one if isinstance(one, str) else one.name
             missing[name] = NotTested(what=name, why=f"{error.seen}: {error.why}", fix=error.fix)
     return probes, missing
 
 
-def _references(
-    light: LightProbes,
-    subject: Subject,
-    adapter: ModelAdapter | None,
-    probes: Sequence[Probe],
-    loss: Floats,
-    seed: int,
-) -> tuple[Models, Floats]:
-    """Counts of the members' records. The model knows nothing of held-out patients, and neither do the counts."""
-    codes = subject.content.codes
-    if light.references == "none" or codes is None or not subject.n_members:
-        return NoModels(len(subject)), np.zeros((0, len(subject)))
-    size = adapter.vocabulary if adapter is not None else int(codes.values.max(initial=0)) + 1
-    counts = CountModels(codes, subject.patient, size, _counted(subject, seed))
-    # Only these read losses of references; they are dear where there are many records.
-    read = any(one.name == "membership" or not type(one).__module__.startswith("memguard.") for one in probes)
-    return counts, counts.losses(np.flatnonzero(np.isfinite(loss) & read))
+def _lighter(probe: Probe) -> Probe:
+    """Without what no curve shows and what takes most of the time: bootstraps of the class form."""
+    return replace(probe, class_patients=0) if isinstance(probe, AttributeProbe) else probe
 
 
-def _counted(subject: Subject, seed: int) -> Bools:
-    """Members' records, those of patients drawn at random where there are too many to count."""
-    member = subject.member
+def _reading(adapter: ModelAdapter, subject: Subject) -> float:
+    """Seconds a record, from reading a few."""
     lengths = np.asarray(subject.sequences.lengths)
-    if lengths[member].sum() <= _COUNTED:
-        return member
-    patients, code = np.unique(subject.patient[member], return_inverse=True)
-    order = np.random.default_rng([seed, 47]).permutation(patients.size)
-    size = np.bincount(code, weights=lengths[member], minlength=patients.size)[order]
-    drawn = patients[order[np.cumsum(size) <= _COUNTED]]
-    return member & np.isin(subject.patient, drawn)
+    fits = (lengths > 1) & (lengths <= (adapter.longest or np.inf))
+    rows = np.flatnonzero(fits)[:_READ]
+    if not rows.size or "log_probs" not in adapter.abilities:
+        return 0.0
+    start = time.perf_counter()
+    adapter.log_probs(subject.sequences.take(rows), patient=subject.patient[rows])
+    return (time.perf_counter() - start) / rows.size
 
 
 def _said(gap: NotTested, gaps: Sequence[NotTested]) -> NotTested:

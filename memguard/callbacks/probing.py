@@ -11,8 +11,10 @@ from typing import Any
 import lightning.pytorch as pl
 
 from memguard.attacks.estimate import Estimate
+from memguard.auditing.curves import shown
 from memguard.auditing.light import LightProbes
-from memguard.auditing.standing import Standing, expected_seconds, known_of, prepare_standing, shown
+from memguard.auditing.light_counts import expected_seconds
+from memguard.auditing.standing import Standing, known_of, prepare_standing
 from memguard.callbacks.gather import everybody, n_ranks, rank
 from memguard.callbacks.guard import warn
 from memguard.callbacks.results import Results
@@ -165,6 +167,9 @@ class Probing:
             return False
         finally:
             self.allowance.paid(_PREPARING, time.perf_counter() - start, limit=None)
+        found.notes += self.standing.notes
+        for probe in self.standing.probes:
+            self.allowance.expect(probe.name, self.standing.expected(probe))
         for name, gap in self.standing.missing.items():
             self._cannot(name, gap, found)
         return bool(self.standing.probes)

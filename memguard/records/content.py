@@ -327,6 +327,11 @@ class ContentStore:
         return int(self._seen.sum())
 
     @property
+    def observed(self) -> NDArray[np.bool_]:
+        """Which records have been seen, ``(N,)`` where the size of the data set is known."""
+        return self._seen if self.n_records is None else self._seen[: self.n_records]
+
+    @property
     def complete(self) -> bool:
         """Whether every record has been seen (false while the size of the data set is unknown)."""
         return self.n_records is not None and self.n_observed == self.n_records
