@@ -93,10 +93,7 @@ def does_not_show(report: WatchReport) -> list[str]:
     """
     unit = report.unit
     return [
-        "That nothing else leaks. One family of attack was run: what the model's losses on whole records "
-        "give away. Attribute inference, extraction of records, inversion, and attacks with many "
-        "reference models were not. An AUC near .50 is missing evidence of leakage, not evidence that "
-        "there is none.",
+        _attacks_run(report),
         f"That a {unit} who is not on the list was not memorized. The error rate bounds false flags, not "
         "misses.",
         f"That flagged means found. It means that the model carries something of this {unit} beyond what "
@@ -117,6 +114,24 @@ def does_not_show(report: WatchReport) -> list[str]:
         ),
         "A legal conclusion. This is evidence for those who have to decide.",
     ]
+
+
+def _attacks_run(report: WatchReport) -> str:
+    probed = sorted({probe for point in report.curve for probe in point.probes})
+    if probed:
+        others = (
+            f"Of the probes of the audit, {', '.join(probed)} {'was' if len(probed) == 1 else 'were'} asked lightly: "
+            "of some of the members, without trained reference models. The others were not."
+        )
+    else:
+        others = (
+            "Attribute inference, extraction of records, inversion, and attacks with many reference models were "
+            "not."
+        )
+    return (
+        "That nothing else leaks. One family of attack was run: what the model's losses on whole records give away. "
+        f"{others} An AUC near .50 is missing evidence of leakage, not evidence that there is none."
+    )
 
 
 def unranked(curve: Sequence[CurvePoint]) -> list[str]:
