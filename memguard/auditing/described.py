@@ -6,7 +6,6 @@ import hashlib
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 
 from memguard.auditing.sides import Sides
 
-__all__ = ["dataset_fingerprint", "hardware", "model_line", "versions"]
+__all__ = ["command_line", "dataset_fingerprint", "hardware", "model_line", "versions"]
 
 _LIBRARIES = (
     "torch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -127,7 +127,7 @@ class Prepared:
     pool: ReferencePool | None
     loss: NDArray[np.float64]
     notes: tuple[str, ...] = ()
-    gaps: tuple[NotTested, ...] = field(default_factory=tuple)
+    gaps: tuple[NotTested, ...] = ()
 
 
 def prepare(
@@ -206,7 +206,7 @@ def _of_members(pool: ReferencePool, sides: Sides) -> ReferencePool:
     """The pool with masks for the N + M alone, where it was trained on canaries too."""
     mask = sides.own(pool.in_mask.T).T
     taken_out = np.setdiff1d(np.arange(pool.in_mask.shape[1]), sides.both)
-    if mask is pool.in_mask or mask.shape == pool.in_mask.shape or not pool.in_mask[:, taken_out].any():
+    if mask.shape == pool.in_mask.shape or not pool.in_mask[:, taken_out].any():
         return replace(pool, in_mask=mask)
     note = (
         "The references that were given were trained on canaries too. A canary holds pieces of real records, so that a "

@@ -56,19 +56,7 @@ def make_subject(
         gaps = tuple(replace(gap, what=f"{gap.what}, beyond those of strata=") for gap in gaps)
     for name, values in given.items():
         found[name] = mask_of(name, values, sides, n)
-    return _with(subject, found), gaps
-
-
-def _with(subject: Subject, strata: Mapping[str, NDArray[np.bool_]]) -> Subject:
-    return Subject(
-        n_members=subject.n_members,
-        patient=subject.patient,
-        content=subject.content,
-        names=subject.names,
-        static=subject.static,
-        strata=strata,
-        unit=subject.unit,
-    )
+    return replace(subject, strata=found), gaps
 
 
 def static_of(sides: Sides, names: tuple[str, ...], static: Any, n: int) -> NDArray[np.int64]:
