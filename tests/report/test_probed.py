@@ -13,8 +13,6 @@ from memguard.report.probed import probes_figure, probes_markdown, series_of, sp
 from memguard.report.table import curve_markdown
 from memguard.report.words import does_not_show
 
-LIGHT = dict.fromkeys(("ink", "muted", "grid", "held", "train", "leak", "band", "paper"), "#222222")
-
 
 def probed(n=100):
     plain = report()
