@@ -6,6 +6,7 @@ import hashlib
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
