@@ -5,7 +5,8 @@
 
 A probe is asked at the end of some epochs and not of others, so that a median would not see it: what is added is the
 sum of the differences at the ends of all epochs, the end of the run included, as a share of the run without probes.
-The books of the monitor (what its probes spent, by its own clock) stand beside it.
+The books of the monitor (what its probes spent, by its own clock) stand beside it. That clock also runs while the other
+arm takes its turn, so that the monitor is given half of the share here.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class Arms:
         model = NextCode(len(data.sequences.vocabulary), width=args.width, layers=args.layers)
         self.made += 1
         light = LightProbes(
-            args.probes.split(","), share=args.share, patients=args.asked, sensitive=SENSITIVE
+            args.probes.split(","),
+            share=args.share / 2,  # its clock runs while the other arm takes its turn
+            patients=args.asked,
+            sensitive=SENSITIVE,
         )
         monitor = LeakageMonitor(dirpath=self.folder / f"watch-{self.made}", probes=light if probed else None)
         if probed:
