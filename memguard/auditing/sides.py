@@ -57,7 +57,7 @@ class Sides:
         held_out: Record -> patient.
         content: Of all N + M.
         target: Losses of the audited model.
-        notes: What could not be read.
+        unread: What could not be read, in words.
         at: ``(N,)`` positions of the members in the training data set; all of it where not given.
         n_training: Records in the training data set; N where not given.
     """
@@ -66,7 +66,7 @@ class Sides:
     held_out: PatientMap
     content: RecordContent
     target: Losses
-    notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     at: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     n_training: int = -1
 
@@ -100,17 +100,18 @@ class Sides:
         if len(kept) == len(self.members):
             return self
         some = np.concatenate([kept, np.arange(len(self.members), len(self.content))])
-        members = self.members.take(kept)
-        before = _caveats(self.members, self.held_out)
-        return Sides(
-            members=members,
-            held_out=self.held_out,
+        return replace(
+            self,
+            members=self.members.take(kept),
             content=self.content.take(some),
             target=replace(self.target, loss=self.target.loss[some], tokens=self.target.tokens[some]),
-            notes=(*_caveats(members, self.held_out), *(one for one in self.notes if one not in before)),
             at=self.at[kept],
-            n_training=self.n_training,
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader has to know of them: who counts as a patient, how few there are, what could not be read."""
+        return (*_caveats(self.members, self.held_out), *self.unread)
 
     @property
     def patient(self) -> Ints:
@@ -166,7 +167,7 @@ def read_sides(run: LiveRun, *, strict: bool = False) -> Sides:
         held_out=held_out,
         content=joined(stores[0].content(), stores[1].content()),
         target=_losses(found, len(members), len(held_out)),
-        notes=(*_caveats(members, held_out), *dict.fromkeys(notes)),
+        unread=tuple(dict.fromkeys(notes)),
     )
 
 
