@@ -20,6 +20,7 @@ FLOORS = [
     {"errors"},
     {"owner_only"},
     {"attacks", "records"},
+    {"findings"},
     {"capture", "metrics"},
     {"adapters"},
     {"references", "privacy"},
@@ -30,7 +31,7 @@ FLOORS = [
     {"cli"},
 ]
 # Sums and estimates: what they compute must be computable without a model at hand.
-NO_TORCH = {"errors", "owner_only", "attacks", "records"}
+NO_TORCH = {"errors", "owner_only", "attacks", "records", "findings"}
 # Only these feed a probe from a training; the rest of probes/ is arithmetic on arrays.
 PROBES_WITH_TORCH = {"ask.py", "watch.py"}
 HEAVY = {"torch", "lightning", "pytorch_lightning", "opacus", "torchmetrics"}

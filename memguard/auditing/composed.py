@@ -14,18 +14,15 @@ from memguard.probes.subject import Subject
 from memguard.report.audit import (
     EpsilonClaim,
     EpsilonShown,
-    Gap,
     Section,
-    SideCounts,
     Stratum,
     epsilon_shown,
     from_probe,
-    side_of,
     tails_of,
 )
 from memguard.report.audit.parts import Tail
 
-__all__ = ["Parts", "gap_of", "parts_of", "shown_of", "sides_of", "subgroups"]
+__all__ = ["Parts", "parts_of", "shown_of", "subgroups"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,30 +166,3 @@ def _answer(rows: Sequence[Stratum]) -> str:
         f"The AUC lies above one half in {len(apart)} of {sum(one.number == 'auc' for one in rows)} comparisons; it is "
         f"highest for {worst.stratum} ({worst.probe}): {worst.estimate:.2f}."
     )
-
-
-def sides_of(subject: Subject) -> tuple[SideCounts, SideCounts]:
-    """Both sides in numbers."""
-    members, held_out = (side_of(subject, member=one) for one in (True, False))
-    return (
-        SideCounts(n_patients=members[0], n_records=members[1], records_per_patient=members[2]),
-        SideCounts(n_patients=held_out[0], n_records=held_out[1], records_per_patient=held_out[2]),
-    )
-
-
-def gap_of(one: NotTested, probe: str = "") -> Gap:
-    """As the report says it."""
-    return Gap(what=one.what, why=one.why, fix=one.fix, probe=probe)
-
-
-def settings_of(values: Mapping[str, object]) -> dict[str, str | int | float | bool | None]:
-    """Settings as primitives.
-
-    Example:
-        >>> settings_of({"seed": 0, "probes": ["membership"]})
-        {'seed': 0, 'probes': "['membership']"}
-    """
-    return {
-        name: value if isinstance(value, str | int | float | bool | None) else str(value)
-        for name, value in values.items()
-    }

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import polars
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 import memguard
-from memguard.adapters.base import ModelAdapter
 from memguard.attacks.estimate import Estimate
 from memguard.auditing.asking import ask_all
 from memguard.auditing.choice import Setting, choose
 from memguard.auditing.claims import promise_of
-from memguard.auditing.composed import gap_of, parts_of, settings_of, shown_of, sides_of
+from memguard.auditing.compared import compared
+from memguard.auditing.composed import parts_of, shown_of
 from memguard.auditing.described import (
     command_line,
     dataset_fingerprint,
@@ -29,7 +28,7 @@ from memguard.auditing.described import (
     versions,
 )
 from memguard.auditing.live import LiveRun
-from memguard.auditing.models import CountModels, NoModels, Prepared, Wanted, prepare
+from memguard.auditing.models import Wanted, prepare
 from memguard.auditing.planted import find_planted
 from memguard.auditing.planted_losses import by_loss
 from memguard.auditing.sides import Sides, read_sides
@@ -40,14 +39,13 @@ from memguard.probes.asked import Asked, Budget, Probe
 from memguard.probes.result import NotTested, ProbeResult
 from memguard.probes.subject import Subject
 from memguard.records.sensitivity import Sensitive, SensitivityTable
-from memguard.references.match import Match, match
 from memguard.references.pool import Name
 from memguard.report.audit import (
     AuditReport,
     Provenance,
-    References,
     Utility,
     records_frame,
+    side_of,
     threats_of,
 )
 from memguard.report.private import HashedIds
@@ -135,10 +133,11 @@ def examine(
         sides, training=training, held_out=run.source.dataset, data=data, given=options.canaries,
         probes=options.probes,
     )  # fmt: skip
+    checkpoint = weights_hash(model)
     claim, no_claim = promise_of(
         options.claim,
         members=sides.members,
-        weights=weights_hash(model),
+        weights=checkpoint,
         trainers=(model._trainer, options.trainer),
     )
     sides = sides.without(planted.rows)
@@ -168,7 +167,7 @@ def examine(
         progress=options.progress,
     )
     gaps += prepared.gaps
-    models, reference_loss, alike = _models(prepared, options, adapter, subject, sides)
+    models, reference_loss, alike = compared(prepared, options.references, adapter, subject, sides)
     asked = Asked(
         target=adapter,
         references=models,
@@ -187,40 +186,29 @@ def examine(
     results = ask_all(choose(options.probes, setting), subject, asked, options.budget, budgets, told=told)
     parts, everything = parts_of(results, subject)
     threats, untested = threats_of(parts.sections)
-    members, held_out = sides_of(subject)
     watch = getattr(monitor, "report", None)
     report = AuditReport(
         version=memguard.__version__,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         unit="patient" if subject.unit == "patient" else "record",
-        members=members,
-        held_out=held_out,
+        members=side_of(subject, member=True),
+        held_out=side_of(subject, member=False),
         patients_source=f"{sides.members.source}; held out: {sides.held_out.source}",
         flag_rate=0.1,
         provenance=Provenance(
             model=model_line(model),
-            checkpoint=weights_hash(model),
+            checkpoint=checkpoint,
             dataset=dataset_fingerprint(sides),
             versions=versions(),
             seeds={"audit": options.seed},
             commands=[line] if (line := command_line()) else [],
-            config=settings_of(
-                {
-                    "references": options.references
-                    if isinstance(options.references, int | str)
-                    else len(options.references),
-                    "probes": options.probes
-                    if isinstance(options.probes, str)
-                    else [str(one) for one in options.probes],
-                    "loss": f"{sides.target.route} ({sides.target.unit})",
-                }
-            ),
+            config=_settings(options, sides),
             hardware=hardware(),
             seconds=time.perf_counter() - start,
         ),
         references=alike,
         threats=threats,
-        not_tested=(*(gap_of(one) for one in gaps), *untested),
+        not_tested=(*gaps, *untested),
         sections=parts.sections,
         strata=parts.strata,
         tail=parts.tail,
@@ -244,52 +232,13 @@ def examine(
     )
 
 
-def _models(
-    prepared: Prepared, options: Options, adapter: ModelAdapter | None, subject: Subject, sides: Sides
-) -> tuple[Any, NDArray[np.float64], References]:
-    """What the probes ask beside the target, its losses, and what the report says of it."""
-    if prepared.pool is not None:
-        pool = prepared.pool if adapter is None else prepared.pool.asked_through(adapter)
-        unit = sides.target.unit
-        compared = match(
-            sides.target.loss, prepared.loss, pool.in_mask, subject.member, subject.patient, unit=unit
-        )
-        alike = References(
-            kind=pool.kind,
-            count=len(pool),
-            comparison=_compared(compared),
-            alike=compared.matches,
-            notes=(*prepared.notes, str(compared)),
-        )
-        return pool, prepared.loss, alike
-    codes = sides.content.codes
-    if options.references != "none" and codes is not None:
-        size = adapter.vocabulary if adapter is not None else int(codes.values.max(initial=0)) + 1
-        counts = CountModels(codes, subject.patient, size)
-        said = "Counts of what came after what, without the patient who is asked about, stand in for reference models."
-        return counts, counts.losses(), References(kind="counts", count=1, notes=(*prepared.notes, said))
-    return NoModels(len(subject)), prepared.loss, References(kind="none", notes=prepared.notes)
-
-
-def _compared(found: Match) -> dict[str, float]:
-    """Of the audited model, and the mean over references."""
-    held_out, gap = found.held_out[np.isfinite(found.held_out)], found.gap[np.isfinite(found.gap)]
-    numbers = {
-        "held-out loss": found.target_held_out,
-        "gap to the loss on trained patients": found.target_gap,
+def _settings(options: Options, sides: Sides) -> dict[str, str | int | float | bool | None]:
+    wanted, probes = options.references, options.probes
+    return {
+        "references": wanted if isinstance(wanted, int | str) else len(wanted),
+        "probes": probes if isinstance(probes, str) else str([str(one) for one in probes]),
+        "loss": f"{sides.target.route} ({sides.target.unit})",
     }
-    if held_out.size and gap.size:
-        numbers |= {
-            "held-out loss of references": float(held_out.mean()),
-            "gap of references": float(gap.mean()),
-        }
-    return numbers
-
-
-def _named(probes: str | Sequence[str | Probe]) -> str:
-    if isinstance(probes, str):
-        return probes
-    return ", ".join(one if isinstance(one, str) else one.name for one in probes)
 
 
 def _utility(given: Any) -> tuple[Utility, ...]:

@@ -10,66 +10,15 @@ from numpy.typing import NDArray
 
 from memguard.attacks.epsilon import EpsilonBound
 from memguard.attacks.estimate import Estimate
+from memguard.findings import Cell
+from memguard.findings import Gap as NotTested
+from memguard.findings import Grid as Table
+from memguard.findings import Lines as Curve
 
-__all__ = ["DELTA", "Curve", "Evidence", "NotTested", "ProbeResult", "Table"]
+__all__ = ["DELTA", "Cell", "Curve", "Evidence", "NotTested", "ProbeResult", "Table"]
 
 DELTA = 1e-5
 """Of a lower bound of epsilon, where no promise names another."""
-
-Cell = str | int | float | bool | Estimate | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotTested:
-    """Something that was not asked, and why: a gap is said, never filled.
-
-    Attributes:
-        what: Of the probe.
-        why: In words.
-        fix: What would make it possible, in words.
-    """
-
-    what: str
-    why: str
-    fix: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows for people: a number without an interval is a count or a setting.
-
-    Attributes:
-        title: One line.
-        columns: Heads.
-        rows: Of cells, one for each head.
-        note: What the reader must know; empty for nothing.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Lines of one figure.
-
-    Attributes:
-        title: One line.
-        x: Name of the horizontal axis, with its unit.
-        y: Of the vertical one.
-        lines: Name -> points ``[(x, y), ...]``.
-        log: Whether both axes are logarithmic.
-        bands: Name -> points ``[(x, low, high), ...]`` of intervals.
-    """
-
-    title: str
-    x: str
-    y: str
-    lines: Mapping[str, Sequence[tuple[float, float]]]
-    log: bool = False
-    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ import numpy as np
 from fake_watch import report as watched
 
 from memguard.attacks.estimate import Estimate
+from memguard.findings import Gap, Grid, Lines
 from memguard.report.audit import (
     AuditReport,
     EpsilonClaim,
     EpsilonShown,
-    Gap,
     Provenance,
     References,
     SideCounts,
@@ -76,14 +76,14 @@ def evidence(one: SimpleNamespace, name: str, shift: float, seed: int, share: fl
     return SimpleNamespace(name=name, row=row, value=value, p_value=np.where(member, above, np.nan))
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]], note: str = "") -> SimpleNamespace:
-    return SimpleNamespace(title=title, columns=columns, rows=rows, note=note)
+def table(title: str, columns: list[str], rows: list[list[Any]], note: str = "") -> Grid:
+    return Grid(title=title, columns=columns, rows=rows, note=note)
 
 
 def curve(
     title: str, x: str, y: str, lines: dict[str, Any], *, log: bool = False, bands: Any = None
-) -> SimpleNamespace:
-    return SimpleNamespace(title=title, x=x, y=y, lines=lines, log=log, bands=bands or {})
+) -> Lines:
+    return Lines(title=title, x=x, y=y, lines=lines, log=log, bands=bands or {})
 
 
 def _roc(power: float, n: int = 900) -> list[tuple[float, float]]:
@@ -146,7 +146,7 @@ def found(one_seed: int = 0) -> tuple[Found, ...]:
             "Rates are pooled over patients: they are not the risk of any one of them (arXiv 2605.25819).",
         ),
         not_tested=(
-            SimpleNamespace(
+            Gap(
                 what="TPR at FPR 0.001",
                 why="900 held-out patients resolve no rate below 1/900",
                 fix="hold out at least 1,000 patients",
@@ -204,9 +204,7 @@ def found(one_seed: int = 0) -> tuple[Found, ...]:
         probe="trajectory",
         question="Does the model give back what happened to a patient when it is told how his record begins?",
         not_tested=(
-            SimpleNamespace(
-                what="generation", why="the model cannot generate", fix="pass an adapter with generate"
-            ),
+            Gap(what="generation", why="the model cannot generate", fix="pass an adapter with generate"),
         ),
         seconds=0.0,
     )
@@ -251,19 +249,11 @@ def report(**changes: Any) -> AuditReport:
     sections = [from_probe(result, one) for result in results]
     tried, gaps = threats_of(sections)
     sections.append(from_probe(subgroups(), one, headline=""))
-    sides = [
-        SideCounts(
-            **dict(
-                zip(("n_patients", "n_records", "records_per_patient"), side_of(one, member=m), strict=True)
-            )
-        )
-        for m in (True, False)
-    ]
     values: dict[str, Any] = {
         "version": "0.1.0.dev0",
         "created": "2026-01-31T09:12:44Z",
-        "members": sides[0],
-        "held_out": sides[1],
+        "members": side_of(one, member=True),
+        "held_out": side_of(one, member=False),
         "patients_source": "dataset.index (subject_id, end)",
         "flag_rate": 0.1,
         "provenance": Provenance(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError, MemguardWarning
+from memguard.findings import Grid, Lines
 from memguard.probes.result import Evidence, ProbeResult, Table
 from memguard.probes.subject import Subject
 from memguard.records.content import Ragged, RecordContent
@@ -41,7 +42,7 @@ from memguard.report.audit import (
 from memguard.report.audit.axes import two_axes
 from memguard.report.audit.markdown import render_markdown
 from memguard.report.audit.nulls import null_of
-from memguard.report.audit.parts import Grid, Lines, TwoAxes
+from memguard.report.audit.parts import TwoAxes
 from memguard.report.audit.schema import build, shipped
 from memguard.report.audit.sections import flagged_of
 from memguard.report.audit.suppress import suppressed, suppressed_table
@@ -271,13 +272,13 @@ def test_two_axes_against_counting_by_hand():
     assert two_axes(flat, across, one) is None
 
 
-def test_axes_that_the_probe_has_not_are_refused():
-    with pytest.raises(DataError, match="nothing"):
-        from_probe(found()[1], subject(), axes={"k20": ("memorization.k20", "nothing")})
-    made = from_probe(found()[1], subject(), axes={"k20": ("memorization.k20", "inference.k20")})
-    assert list(made.axes) == ["k20"]
-    total = sum(n for row in made.axes["k20"].counts["members"] for n in row)
+def test_evidences_of_a_pair_are_counted_on_two_axes():
+    made = from_probe(found()[1], subject())
+    assert list(made.axes) == ["memorization.k20"]
+    total = sum(n for row in made.axes["memorization.k20"].counts["members"] for n in row)
     assert total == 2000
+    alone = {name: one for name, one in found()[1].evidence.items() if name != "inference.k20"}
+    assert not from_probe(dataclasses.replace(found()[1], evidence=alone), subject()).axes
 
 
 def test_tail_finds_the_shifted_and_not_the_null():
@@ -300,12 +301,12 @@ def test_tail_finds_the_shifted_and_not_the_null():
 def test_sides_are_counted():
     one = subject()
     for member in (True, False):
-        n, records, spread = side_of(one, member=member)
+        side = side_of(one, member=member)
         mine = one.patient[: one.n_members] if member else one.patient[one.n_members :]
-        assert (n, records) == (len(set(mine.tolist())), len(mine))
+        assert (side.n_patients, side.n_records) == (len(set(mine.tolist())), len(mine))
         each = np.bincount(mine)[np.unique(mine)]
-        assert spread["median"] == np.median(each)
-        assert ("max" in spread) is (n >= 1000)
+        assert side.records_per_patient["median"] == np.median(each)
+        assert ("max" in side.records_per_patient) is (side.n_patients >= 1000)
 
 
 def test_nulls_by_name():
@@ -527,6 +528,5 @@ def test_a_view_that_fails_costs_the_view(tmp_path, monkeypatch):
 
 
 def test_table_of_a_probe_with_ragged_rows_is_refused():
-    wrong = dataclasses.replace(found()[2], tables={"t": table("t", ["a", "b"], [[1]])})
     with pytest.raises(DataError, match="heads"):
-        from_probe(wrong)
+        table("t", ["a", "b"], [[1]])

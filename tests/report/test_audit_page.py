@@ -16,6 +16,7 @@ from fake_audit import about, bare, report, shown
 from outline import outline
 
 from memguard.errors import DataError
+from memguard.findings import Grid, Lines
 from memguard.report.audit import (
     AuditReport,
     EpsilonClaim,
@@ -29,7 +30,6 @@ from memguard.report.audit import (
     render_markdown,
 )
 from memguard.report.audit.chapters import chapters
-from memguard.report.audit.parts import Grid, Lines
 
 CHROMIUM = next(
     (one for one in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if one), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memguard.findings import Gap
 from memguard.report.audit.card import model_card
 from memguard.report.audit.data import SCHEMA, AuditReport
 from memguard.report.audit.files import load, save
@@ -9,7 +10,6 @@ from memguard.report.audit.gates import Gate, GateResult, evaluate
 from memguard.report.audit.markdown import render_markdown
 from memguard.report.audit.page import render_audit_page
 from memguard.report.audit.parts import (
-    Gap,
     Number,
     Provenance,
     References,

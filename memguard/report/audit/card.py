@@ -11,7 +11,7 @@ from memguard.report.audit.data import AuditReport
 from memguard.report.audit.glossary import DOES_NOT_SHOW
 from memguard.report.audit.markdown import escape_markdown, markdown_table
 from memguard.report.audit.suppress import suppressed
-from memguard.report.audit.verdict import audit_verdict
+from memguard.report.audit.verdict import AuditVerdict, audit_verdict
 from memguard.report.audit.wording import interval, named, null_text, value_text
 from memguard.report.text import DASH, cell
 
@@ -73,7 +73,7 @@ def _yaml(value: Any, indent: int = 0) -> list[str]:
     return lines
 
 
-def _text(report: AuditReport, said: Any) -> list[str]:
+def _text(report: AuditReport, said: AuditVerdict) -> list[str]:
     rows = []
     for section in report.sections:
         number = section.deciding

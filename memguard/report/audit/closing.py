@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from memguard.findings import Cell
 from memguard.report.audit.blocks import Block, Bullets, Chapter, Facts, Heading, Para, Pre, TableBlock
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.glossary import GLOSSARY, REFERENCES
@@ -92,5 +93,5 @@ def _references(report: AuditReport) -> str:
     return f"{models.kind}, {count(models.count)}; {alike[models.alike]}{more}"
 
 
-def _pairs(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {cell_text(value)}" for name, value in values.items())  # type: ignore[arg-type]
+def _pairs(values: Mapping[str, Cell]) -> str:
+    return ", ".join(f"{name} {cell_text(value)}" for name, value in values.items())

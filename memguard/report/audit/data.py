@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError
+from memguard.findings import Gap
 from memguard.report.audit.codec import decode, encode
 from memguard.report.audit.parts import (
-    Gap,
     Number,
     Provenance,
     References,

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from memguard.report.audit.parts import Lines, Stratum, TwoAxes
+from memguard.findings import Lines
+from memguard.report.audit.parts import Stratum, TwoAxes
 from memguard.report.audit.wording import figure as number
 
 if TYPE_CHECKING:

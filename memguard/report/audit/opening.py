@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memguard.findings import Gap
 from memguard.report.audit.blocks import Block, Bullets, Chapter, Facts, Heading, Para, TableBlock
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.glossary import DOES_NOT_SHOW
-from memguard.report.audit.parts import Gap, Section, SideCounts
+from memguard.report.audit.parts import Section, SideCounts
 from memguard.report.audit.questions import QUESTIONS
 from memguard.report.audit.verdict import RULE, finding
 from memguard.report.audit.wording import NOT_GIVEN, interval, named, null_text, value_text

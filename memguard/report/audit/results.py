@@ -6,11 +6,12 @@ import functools
 import math
 from collections.abc import Mapping
 
+from memguard.findings import Cell, Grid, Lines
 from memguard.report.audit.blocks import Block, Bullets, Chapter, Facts, Figure, Heading, Para, TableBlock
 from memguard.report.audit.data import AuditReport
 from memguard.report.audit.figures import MOST_LINES, axes_figure, lines_figure
 from memguard.report.audit.opening import gap_table
-from memguard.report.audit.parts import Cell, Grid, Lines, Section, TwoAxes
+from memguard.report.audit.parts import Section, TwoAxes
 from memguard.report.audit.wording import cell_text, figure, interval, named, null_text, value_text
 from memguard.report.table import thin
 from memguard.report.text import DASH, cell, count, percent
@@ -136,7 +137,7 @@ def _spoken(curve: Lines) -> str:
 
 
 def _line_table(curve: Lines, most: int) -> TableBlock:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     whole = True
     for name, points in curve.lines.items():
         shown = thin(list(points), most)
@@ -146,10 +147,10 @@ def _line_table(curve: Lines, most: int) -> TableBlock:
             ends = band.get(x)
             between = DASH if ends is None else f"[{figure(ends[0])}, {figure(ends[1])}]"
             rows.append((name, _point(x), _point(y), between))
-    head = ("line", curve.x, curve.y, "interval")
+    head: tuple[str, ...] = ("line", curve.x, curve.y, "interval")
     note = "" if whole else "Every second, third ... point of long lines; report.json has all."
     if not curve.bands:
-        head, rows = head[:3], [row[:3] for row in rows]  # type: ignore[assignment, misc]
+        head, rows = head[:3], [row[:3] for row in rows]
     return TableBlock(f"{curve.title.rstrip('.')}: the points.", head, rows, note=note, folded=True)
 
 

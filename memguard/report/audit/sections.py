@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from memguard.attacks.epsilon import EpsilonBound
 from memguard.attacks.estimate import Estimate
-from memguard.errors import DataError
+from memguard.findings import Cell, Grid, Lines
 from memguard.report.audit.axes import two_axes
 from memguard.report.audit.likes import EvidenceLike, ProbeLike, SubjectLike
 from memguard.report.audit.nulls import headline_of, null_of
-from memguard.report.audit.parts import Cell, Gap, Grid, Lines, Number, Section, TwoAxes
+from memguard.report.audit.parts import Number, Section, TwoAxes
 from memguard.report.audit.promises import EpsilonShown
 from memguard.report.data import plain
 from memguard.report.table import thin, thin_roc
@@ -27,24 +29,18 @@ def from_probe(
     subject: SubjectLike | None = None,
     *,
     headline: str | None = None,
-    nulls: Mapping[str, float] | None = None,
-    seed: int | None = None,
-    axes: Mapping[str, tuple[str, str]] | None = None,
 ) -> Section:
     """The section of one probe: aggregates only, no value of a single record.
+
+    The null of a number is the one that its name says (`memguard.report.audit.nulls.null_of`), the seed of its draws
+    the setting ``seed``. Patients are counted on two axes for each pair of evidences whose names differ in
+    ``memorization`` and ``inference`` alone.
 
     Args:
         result: What the probe found.
         subject: Whom it was asked about; needed for counts of patients on two axes.
         headline: The number that decides in the verdict; `memguard.report.audit.nulls.headline_of` when left out.
             It must be chosen before the numbers are seen.
-        nulls: Name -> null, where the name of the number does not say it (`memguard.report.audit.nulls.null_of`).
-        seed: Of its draws; its setting ``seed`` when left out.
-        axes: Name -> (evidence of memorization, evidence of inference) to count patients by. Left out: each pair of
-            evidences whose names differ in ``memorization`` and ``inference`` alone.
-
-    Raises:
-        DataError: If ``axes`` names an evidence that the result has not.
 
     Example:
         >>> from types import SimpleNamespace
@@ -56,11 +52,10 @@ def from_probe(
         >>> section.headline, section.deciding.null, section.deciding.seed, section.n_flagged
         ('lira.auc', 0.5, 3, None)
     """
-    drawn = result.settings.get("seed") if seed is None else seed
+    drawn = result.settings.get("seed")
     kept = int(drawn) if isinstance(drawn, (int, np.integer)) and not isinstance(drawn, bool) else None
-    given = nulls or {}
     numbers = {
-        name: Number(estimate=_estimate(one), null=given.get(name, null_of(name)), seed=kept)
+        name: Number(estimate=_estimate(one), null=null_of(name), seed=kept)
         for name, one in result.numbers.items()
     }
     n_flagged, n_ranked = flagged_of(result, subject)
@@ -72,19 +67,17 @@ def from_probe(
         numbers=numbers,
         tables={name: _grid(one) for name, one in result.tables.items() if one.rows},
         curves={name: _lines(one) for name, one in result.curves.items()},
-        axes={} if subject is None else _axes(result, subject, axes),
+        axes={} if subject is None else _axes(result, subject),
         n_flagged=n_flagged,
         n_ranked=n_ranked,
         settings={name: _primitive(one) for name, one in result.settings.items()},
         notes=tuple(result.notes),
-        not_tested=tuple(
-            Gap(what=one.what, why=one.why, fix=one.fix, probe=result.probe) for one in result.not_tested
-        ),
+        not_tested=tuple(replace(gap, probe=result.probe) for gap in result.not_tested),
         seconds=float(result.seconds),
     )
 
 
-def epsilon_shown(bound: Any, *, probe: str, unit: str = "patient") -> EpsilonShown:
+def epsilon_shown(bound: EpsilonBound, *, probe: str, unit: str = "patient") -> EpsilonShown:
     """A bound of `memguard.attacks` (`EpsilonBound`) as a part of the report.
 
     Args:
@@ -145,30 +138,20 @@ def _could_flag(evidence: EvidenceLike, result: ProbeLike, subject: SubjectLike)
     return 1.0 / (strangers + 1) <= rate
 
 
-def _axes(
-    result: ProbeLike, subject: SubjectLike, chosen: Mapping[str, tuple[str, str]] | None
-) -> dict[str, TwoAxes]:
-    if chosen is None:
-        names = {name: (name, name.replace("memorization", "inference")) for name in result.evidence}
-        chosen = {k: pair for k, pair in names.items() if "memorization" in k and pair[1] in result.evidence}
+def _axes(result: ProbeLike, subject: SubjectLike) -> dict[str, TwoAxes]:
     found = {}
-    for name, (up, across) in chosen.items():
-        missing = {up, across} - set(result.evidence)
-        if missing:
-            raise DataError(
-                f"axes of {name!r} from {', '.join(sorted(missing))}, which the probe {result.probe} has not",
-                "patients would be counted by nothing",
-                f"name two of {', '.join(result.evidence) or 'no evidence at all'}",
-            )
-        made = two_axes(result.evidence[up], result.evidence[across], subject)
-        if made is not None:
-            found[name] = made
+    for name, up in result.evidence.items():
+        across = result.evidence.get(name.replace("memorization", "inference"))
+        if "memorization" in name and across is not None:
+            made = two_axes(up, across, subject)
+            if made is not None:
+                found[name] = made
     return found
 
 
-def _grid(table: Any) -> Grid:
+def _grid(table: Grid) -> Grid:
     rows = tuple(tuple(_cell(cell) for cell in row) for row in table.rows)
-    return Grid(title=table.title, columns=tuple(map(str, table.columns)), rows=rows, note=table.note)
+    return replace(table, columns=tuple(map(str, table.columns)), rows=rows)
 
 
 def _cell(value: Any) -> Cell:
@@ -184,7 +167,7 @@ def _primitive(value: Any) -> str | int | float | bool | None:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def _lines(curve: Any) -> Lines:
+def _lines(curve: Lines) -> Lines:
     lines = {name: _points(points, log=curve.log) for name, points in curve.lines.items()}
     bands = {
         str(name): tuple(
@@ -192,7 +175,7 @@ def _lines(curve: Any) -> Lines:
         )
         for name, points in curve.bands.items()
     }
-    return Lines(title=curve.title, x=curve.x, y=curve.y, lines=lines, log=bool(curve.log), bands=bands)
+    return replace(curve, lines=lines, log=bool(curve.log), bands=bands)
 
 
 def _points(points: Sequence[tuple[float, float]], *, log: bool) -> tuple[tuple[float, float], ...]:

@@ -6,10 +6,12 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from memguard.attacks.estimate import Estimate
+from memguard.findings import Cell, Grid
 from memguard.report.audit.data import AuditReport
-from memguard.report.audit.parts import Cell, Grid, Number, Section, Stratum, TwoAxes
+from memguard.report.audit.parts import Number, Section, Stratum, TwoAxes
 from memguard.report.text import cell
 
 __all__ = ["suppressed", "suppressed_table"]
@@ -60,24 +62,26 @@ def suppressed_table(table: Grid, min_cell: int) -> Grid:
 
 
 def _row(row: Sequence[Cell], base: Sequence[int], people: set[int], least: int) -> tuple[Cell, ...]:
-    few = any(_is_count(row[i]) and 0 < float(row[i]) < least for i in base)  # type: ignore[arg-type]
+    few = any(_is_count(one) and 0 < one < least for one in (row[i] for i in base))
     shown: list[Cell] = []
     for i, value in enumerate(row):
         if i in people and _is_count(value):
-            small = 0 < float(value) < least  # type: ignore[arg-type]
-            shown.append(cell(float(value), least) if small else value)  # type: ignore[arg-type]
+            shown.append(cell(value, least) if 0 < value < least else value)
         elif isinstance(value, Estimate):
             shown.append(None if few or value.n < least else value)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        elif _is_number(value):
             shown.append(None if few else value)
         else:
             shown.append(value)
     return tuple(shown)
 
 
-def _is_count(value: Cell) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value == int(value)  # type: ignore[arg-type]
+def _is_number(value: Cell) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Cell) -> TypeGuard[int | float]:
+    return _is_number(value) and math.isfinite(value) and value == int(value)
 
 
 def _section(section: Section, least: int) -> Section:

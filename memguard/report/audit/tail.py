@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memguard.attacks.estimate import Estimate
 from memguard.attacks.membership import tpr_at_fpr
 from memguard.errors import MemguardError, ResolutionError
 from memguard.report.audit.axes import patient_means
 from memguard.report.audit.likes import EvidenceLike, ProbeLike, SubjectLike
-from memguard.report.audit.parts import Tail
+from memguard.report.audit.parts import SideCounts, Tail
 from memguard.report.text import MIN_CELL
 
 __all__ = ["side_of", "tails_of"]
 
 _QUANTILES = (0.5, 0.9, 0.99, 0.999)
-_RATES = (0.001, 0.01, 0.05, 0.1)
+_RATES = (0.01, 0.05, 0.1)
 
 
 def tails_of(result: ProbeLike, subject: SubjectLike, *, min_cell: int = MIN_CELL) -> tuple[Tail, ...]:
@@ -58,22 +59,20 @@ def _tail(one: EvidenceLike, result: ProbeLike, subject: SubjectLike, min_cell: 
     )
 
 
-def _beyond(
-    value: np.ndarray[tuple[int], np.dtype[np.float64]], member: object
-) -> tuple[Estimate | None, float]:
+def _beyond(value: NDArray[np.float64], member: NDArray[np.bool_]) -> tuple[Estimate | None, float]:
     """At 1 %, or at the next higher rate that the never-trained patients support."""
-    for fpr in _RATES[1:]:
+    for fpr in _RATES:
         try:
-            return tpr_at_fpr(value, np.asarray(member), fpr), fpr
+            return tpr_at_fpr(value, member, fpr), fpr
         except ResolutionError:
             continue
         except MemguardError:
             break
-    return None, _RATES[1]
+    return None, _RATES[0]
 
 
-def side_of(subject: SubjectLike, *, member: bool) -> tuple[int, int, dict[str, float]]:
-    """Patients, records and records per patient of one side, for `SideCounts`.
+def side_of(subject: SubjectLike, *, member: bool) -> SideCounts:
+    """Patients, records and records per patient of one side.
 
     The largest number of records is one patient's own, and is left out below 1,000 patients.
 
@@ -85,13 +84,13 @@ def side_of(subject: SubjectLike, *, member: bool) -> tuple[int, int, dict[str, 
         >>> from types import SimpleNamespace
         >>> subject = SimpleNamespace(n_members=3, patient=np.array([0, 0, 1, 7]), strata={})
         >>> side_of(subject, member=True)
-        (2, 3, {'median': 1.5, 'p99': 1.99})
+        SideCounts(n_patients=2, n_records=3, records_per_patient={'median': 1.5, 'p99': 1.99})
     """
     patient = subject.patient[: subject.n_members] if member else subject.patient[subject.n_members :]
     _, n = np.unique(patient, return_counts=True)
     if not n.size:
-        return 0, 0, {}
+        return SideCounts(n_patients=0, n_records=0)
     spread = {"median": float(np.median(n)), "p99": float(np.quantile(n, 0.99))}
     if n.size >= 1000:
         spread["max"] = float(n.max())
-    return int(n.size), int(patient.size), spread
+    return SideCounts(n_patients=int(n.size), n_records=int(patient.size), records_per_patient=spread)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memguard.report.audit.parts import Gap, Section, Threat
+from memguard.findings import Gap
+from memguard.report.audit.parts import Section, Threat
 
 __all__ = ["threats_of"]
 

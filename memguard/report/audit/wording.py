@@ -6,7 +6,7 @@ import math
 import re
 
 from memguard.attacks.estimate import Estimate
-from memguard.report.audit.parts import Cell
+from memguard.findings import Cell
 from memguard.report.text import DASH, share
 
 __all__ = [
