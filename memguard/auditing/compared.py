@@ -49,8 +49,11 @@ def compared(
     codes = sides.content.codes
     if wanted != "none" and codes is not None:
         size = adapter.vocabulary if adapter is not None else int(codes.values.max(initial=0)) + 1
-        counts = CountModels(codes, subject.patient, size)
-        note = "Counts of what came after what, without the patient who is asked about, stand in for reference models."
+        counts = CountModels(codes, subject.patient, size, subject.member)
+        note = (
+            "Counts of what came after what in the training records, without the patient who is asked about, stand in "
+            "for reference models."
+        )
         return counts, counts.losses(), References(kind="counts", count=1, notes=(*prepared.notes, note))
     return NoModels(len(subject)), prepared.loss, References(kind="none", notes=prepared.notes)
 

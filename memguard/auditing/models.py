@@ -63,7 +63,8 @@ class CountModels:
         sequences: Of all N + M records.
         patient: ``(N + M,)`` whose they are.
         vocabulary: Tokens of the audited model.
-        counted: ``(N + M,)`` truth values: whose records are counted; everybody's by default.
+        counted: ``(N + M,)`` truth values: whose records are counted, those that the audited model was trained on;
+            everybody's by default.
 
     Attributes:
         kind: ``"counts"``.

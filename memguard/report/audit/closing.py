@@ -62,7 +62,7 @@ def reproduce(report: AuditReport) -> Chapter:
             "Wall time",
             *given("" if source.seconds is None else f"{source.seconds:,.0f} s", "no time was taken"),
         ),
-        ("Hardware", *given(source.hardware, "pass it to the audit")),
+        ("Hardware", *given(source.hardware, "it could not be read")),
         ("Seeds", *given(_pairs(source.seeds), "nothing was drawn, or the seeds are not known")),
         ("Versions", *given(_pairs(source.versions), "no versions were recorded")),
         ("Settings", *given(_pairs(source.config), "no settings were recorded")),

@@ -70,10 +70,9 @@ def finding_chapter(report: AuditReport) -> Chapter:
     source = report.provenance
     facts = [
         ("Made", f"{report.created}, memguard {report.version}", False),
-        ("Model", *given(source.model, "pass its name to the audit")),
+        ("Model", *given(source.model, "audit a module, whose class is then known")),
         ("Checkpoint", *given(source.checkpoint, "audit a checkpoint file, whose hash is then known")),
         ("Data", *given(source.dataset, "pass the data sets, whose fingerprint is then known")),
-        ("Training code", *given(source.code, "pass its version to the audit")),
         *answers(report, 1),
     ]
     blocks: list[Block] = []

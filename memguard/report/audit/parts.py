@@ -176,7 +176,6 @@ class Tail:
             least five patients of both sides lie beyond it.
         beyond: Share of members above what 1 % (or ``fpr``) of the never-trained patients exceed.
         fpr: Share of never-trained patients for ``beyond``: its null.
-        flagged_held_out: Share of never-trained patients that the same rule flags, where it was applied to them.
     """
 
     probe: str
@@ -187,7 +186,6 @@ class Tail:
     quantiles: Mapping[float, tuple[float, float]] = field(default_factory=dict)
     beyond: Estimate | None = None
     fpr: float = 0.01
-    flagged_held_out: Estimate | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +264,6 @@ class Provenance:
         model: Name and kind.
         checkpoint: Hash of the weights.
         dataset: Fingerprint of the data.
-        code: Version of the training code.
         versions: Library -> version.
         seeds: Name -> seed.
         commands: Command lines.
@@ -278,7 +275,6 @@ class Provenance:
     model: str = ""
     checkpoint: str = ""
     dataset: str = ""
-    code: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     commands: Sequence[str] = ()

@@ -47,7 +47,6 @@ def _table(report: AuditReport) -> TableBlock:
         "flagged",
         "found beyond the threshold",
         "held-out beyond it",
-        "held-out flagged",
     )
     rows = []
     for row in report.tail:
@@ -59,7 +58,6 @@ def _table(report: AuditReport) -> TableBlock:
                 cell(row.n_flagged, report.min_cell),
                 written(row.beyond),
                 f"{100 * row.fpr:g} %" if row.beyond is not None else DASH,
-                written(row.flagged_held_out) if row.flagged_held_out is not None else DASH,
             )
         )
     note = (

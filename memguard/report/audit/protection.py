@@ -94,8 +94,8 @@ def mitigations(report: AuditReport) -> Chapter:
     blocks: list[Block] = []
     if report.mitigations:
         blocks.append(Bullets(report.mitigations, title="What was done"))
-    else:
-        blocks.append(Para("No mitigation was named to the audit. That does not say that there was none."))
+    elif not report.answers.get("mitigations"):
+        blocks.append(Para("No mitigation was seen or named. That does not say that there was none."))
     blocks.append(
         Para(
             "Label smoothing, dropout, weight decay and early stopping are not counted as protection of single "

@@ -39,6 +39,7 @@ _REVIEWER, _STEWARD = "the reviewer", "the data steward"
 QUESTIONS: tuple[Question, ...] = (
     _ask("reviewer", 1, "Reviewer", "Who read this report and checked it.", _REVIEWER),
     _ask("reviewed_on", 1, "Reviewed on", "The date of the review.", _REVIEWER),
+    _ask("training_code", 1, "Training code", "Which version of the code trained it: a commit, a tag."),
     _ask("intended_use", 2, "Intended use", "What the model is for, and for which patients."),
     _ask("users", 2, "Users", "Who works with it, and with which training."),
     _ask("out_of_scope", 2, "Out of scope", "Uses that were considered and ruled out."),
@@ -50,6 +51,7 @@ QUESTIONS: tuple[Question, ...] = (
     _ask("de_identification", 3, "De-identification", "What was removed or changed, by which method."),
     _ask("representativeness", 3, "Representativeness", "How the patients differ from those it will be used for."),
     _ask("unit_reason", 4, "Why this unit", "Why the patient (or the record) is the unit of privacy."),
+    _ask("mitigations", 10, "Done about it", "Which mitigations were used, with which settings."),
     _ask("ablation", 10, "With and without", "Leakage and utility with each mitigation and without it."),
     _ask("external_validation", 13, "External validation", "Where the model was tested on other patients."),
     _ask("threshold", 14, "Threshold", "Which numbers would have been too high, written before the audit.", _STEWARD),
