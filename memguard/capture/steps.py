@@ -19,6 +19,7 @@ from memguard.capture.ids import IndexTracker, Positions, Stage
 from memguard.capture.layout import LayoutMemory
 from memguard.capture.losses import CapturedLoss, LossCapture, attribute, loss_of
 from memguard.capture.shadow import Shadows
+from memguard.capture.weigh import RandomStates, Weigher, random_states, rerun_of
 from memguard.errors import AmbiguousLossError, MemguardError
 
 __all__ = ["StepCapture", "evaluate"]
@@ -40,6 +41,7 @@ class StepCapture:
         accepted: Signature of the call that was accepted as training loss.
         problem: What went wrong in the last step, for the owner to raise or to report.
         n_taken: Training steps whose losses were taken since :meth:`install`.
+        weigher: Gives the records of a training step their weights; ``None``, all count as they are.
     """
 
     def __init__(self, tracker: IndexTracker, *, per_record_loss: PerRecordLoss | None = None) -> None:
@@ -53,6 +55,7 @@ class StepCapture:
         self.last_val: dict[int, tuple[Positions, CapturedLoss, Any]] = {}
         self.problem: MemguardError | None = None
         self.n_taken = 0
+        self.weigher: Weigher | None = None
         self.on_problem: Callable[[MemguardError, Stage], None] = _raise
         self.enabled: dict[Stage, bool] = {"train": True, "val": True}
         self._trainer: Any = None
@@ -96,6 +99,8 @@ class StepCapture:
     def _train(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arrival = self.tracker.arrivals
         again = arrival == self._last_arrival  # LBFGS evaluates one batch several times; the first one counts
+        if again and self.weigher is not None:
+            self.weigher.refuse_again()
         if again or not self.enabled["train"] or self._trainer is None:
             return step(*args, **kwargs)
         self._last_arrival = arrival
@@ -103,6 +108,7 @@ class StepCapture:
         if self._batch != self._loop_batch():
             self._batch, self.batch_train = self._loop_batch(), []
         batch = args[0] if args else next(iter(kwargs.values()), None)
+        states = random_states() if self.weigher is not None and self._override() is not None else None
         returned, calls = self._heard(step, args, kwargs)
         like = None
         if loss_of(returned) is None:
@@ -110,6 +116,8 @@ class StepCapture:
                 return returned  # the step skipped this batch
             like = self.accepted
         if calls is None:
+            if self.weigher is not None:
+                self.weigher.missed += 1
             return returned  # another graph than the proven one: from the next step on, calls are listened to
         self.last_train = self._settle(calls, returned, batch, "train", 0, like)
         if self.last_train is not None:
@@ -117,7 +125,20 @@ class StepCapture:
             self.accepted = self.last_train[1].signature or self.accepted
             self.n_taken += 1
             self.graph.compare(loss_of(returned), calls)
+            if self.weigher is not None:
+                return self._weighed(self.weigher, returned, calls, states)
         return returned
+
+    def _weighed(
+        self, weigher: Weigher, returned: Any, calls: list[LossCall], states: RandomStates | None
+    ) -> Any:
+        assert self.last_train is not None
+        positions, captured, batch = self.last_train
+        override = self._override()
+        rerun = None
+        if override is not None and states is not None:
+            rerun = rerun_of(override, self._module, batch, states)
+        return weigher.step(returned, calls, positions, captured, rerun)
 
     def _heard(
         self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
