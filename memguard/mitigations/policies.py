@@ -1,0 +1,124 @@
+"""How much a record may still teach the model, from its loss and from how far it stands out.
+
+A weight multiplies the record's part of the loss; 1 leaves it as it is, 0 takes the record out of the step. All of
+these depend on the data of others (through the expectation, and through who is flagged): with differential privacy
+they void the claim, and without it they give no guarantee.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from memguard.errors import MemguardError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["drop_weights", "floor_weights", "reweight", "worst"]
+
+Values = TypeVar("Values", NDArray[Any], "Tensor")
+
+
+def floor_weights(loss: Values, expected: Values, flagged: Values) -> Values:
+    """Zero for a flagged record whose loss is below what a model that never saw it would have; one otherwise.
+
+    Args:
+        loss: ``(B,)`` of the step, in nats a token or a record.
+        expected: ``(B,)`` loss expected of a model that never saw the record, same unit; NaN where unknown.
+        flagged: ``(B,)`` bool.
+
+    Returns:
+        ``(B,)`` weights, an array or a tensor as the losses are. A loss or an expectation that is no number gives one.
+
+    Guarantees:
+        None. The record is not fitted below its expectation in the steps that are weighed; what was learned before it
+        was flagged stays, and the expectation is an estimate.
+
+    Example:
+        >>> floor_weights(np.array([1.0, 1.0, 3.0]), np.array([2.0, 2.0, 2.0]), np.array([True, False, True])).tolist()
+        [0.0, 1.0, 1.0]
+    """
+    return 1.0 - 1.0 * (flagged & (loss < expected))
+
+
+def drop_weights(flagged: Values) -> Values:
+    """Zero for a flagged record, one otherwise.
+
+    Args:
+        flagged: ``(B,)`` bool.
+
+    Returns:
+        ``(B,)`` weights.
+
+    Guarantees:
+        None: what the model learned of the record before it was flagged stays in it.
+
+    Example:
+        >>> drop_weights(np.array([True, False])).tolist()
+        [0.0, 1.0]
+    """
+    return 1.0 - 1.0 * flagged
+
+
+def reweight(
+    score: ArrayLike, *, start: ArrayLike, stop: ArrayLike, lowest: float = 0.0
+) -> NDArray[np.float64]:
+    """Weights that fall continuously from one to ``lowest`` while a score rises from ``start`` to ``stop``.
+
+    Args:
+        score: ``(N,)`` how far each record stands out, larger for more memorized; NaN where unknown.
+        start: Score up to which the weight is one; a number or ``(N,)``.
+        stop: Score from which on the weight is ``lowest``, above ``start``.
+        lowest: Smallest weight.
+
+    Returns:
+        ``(N,)`` weights, ``1 - (1 - lowest) * clip((score - start) / (stop - start), 0, 1)``; one where the score is
+        unknown.
+
+    Raises:
+        MemguardError: If ``stop`` is not above ``start``, or ``lowest`` is not in [0, 1).
+
+    Guarantees:
+        None.
+
+    Example:
+        >>> reweight([-1.0, 1.5, 9.0, np.nan], start=1, stop=2, lowest=0.5).tolist()
+        [1.0, 0.75, 0.5, 1.0]
+    """
+    low, high = np.asarray(start, np.float64), np.asarray(stop, np.float64)
+    if not 0 <= lowest < 1 or bool((high <= low).any()):
+        raise MemguardError(
+            f"reweight with start={start!r}, stop={stop!r}, lowest={lowest}",
+            "weights would not fall as a record stands out more",
+            "pass stop= above start=, and lowest= from 0 to below 1",
+        )
+    share = np.clip((np.asarray(score, np.float64) - low) / (high - low), 0.0, 1.0)
+    weights: NDArray[np.float64] = 1.0 - (1.0 - lowest) * np.nan_to_num(share, nan=0.0)
+    return weights
+
+
+def worst(severity: ArrayLike, flagged: ArrayLike, most: int) -> NDArray[np.bool_]:
+    """The flagged patients, but no more than a number of them, the most severe first.
+
+    Args:
+        severity: ``(P,)``.
+        flagged: ``(P,)`` bool.
+        most: How many at most.
+
+    Returns:
+        ``(P,)`` bool.
+
+    Example:
+        >>> worst([3.0, 1.0, 2.0, 9.0], [True, True, True, False], 2).tolist()
+        [True, False, True, False]
+    """
+    given = np.asarray(flagged, np.bool_)
+    order = np.argsort(
+        -np.where(given, np.nan_to_num(np.asarray(severity, np.float64), nan=-np.inf), -np.inf), kind="stable"
+    )
+    chosen = np.zeros(given.size, np.bool_)
+    chosen[order[: max(most, 0)]] = True
+    return chosen & given
