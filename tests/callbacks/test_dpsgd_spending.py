@@ -316,7 +316,8 @@ def accuracy(noise, folder):
 
 
 def test_noise_of_a_thousand_destroys_what_is_learned(tmp_path, unstated):
-    assert accuracy(0.0, tmp_path) > 0.85
+    # Draws come from the system's randomness: .91 +- .02 without noise, .5 +- .15 with it.
+    assert sum(accuracy(0.0, tmp_path) for _ in range(2)) / 2 > 0.82
     assert sum(accuracy(1e3, tmp_path) for _ in range(4)) / 4 < 0.8
 
 
