@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from memguard.auditing.examine import Audit
     from memguard.auditing.light import LightProbes
     from memguard.callbacks.dpsgd import DPSGD
+    from memguard.callbacks.mitigate import DropFlagged, FloorFlagged, Reweight
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.callbacks.planted import PlantedCanaries
     from memguard.errors import MemguardError, MemguardWarning
@@ -20,11 +21,14 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "DPSGD",
     "Audit",
+    "DropFlagged",
+    "FloorFlagged",
     "LeakageMonitor",
     "LightProbes",
     "MemguardError",
     "MemguardWarning",
     "PlantedCanaries",
+    "Reweight",
     "audit",
     "check",
 ]
@@ -34,9 +38,12 @@ __all__ = [
 _HOMES = {
     "Audit": "memguard.auditing.examine",
     "DPSGD": "memguard.callbacks.dpsgd",
+    "DropFlagged": "memguard.callbacks.mitigate",
+    "FloorFlagged": "memguard.callbacks.mitigate",
     "LeakageMonitor": "memguard.callbacks.monitor",
     "LightProbes": "memguard.auditing.light",
     "PlantedCanaries": "memguard.callbacks.planted",
+    "Reweight": "memguard.callbacks.mitigate",
     "MemguardError": "memguard.errors",
     "MemguardWarning": "memguard.errors",
     "audit": "memguard.auditing.audit",

@@ -20,7 +20,7 @@ from memguard.callbacks.session import WatchSession
 from memguard.capture import Capture
 from memguard.capture.sides import batch_key
 from memguard.probes.sides import WatchSettings
-from memguard.probes.watch import Watch
+from memguard.probes.watch import Look, Watch
 from memguard.report.data import CurvePoint, WatchReport
 
 if TYPE_CHECKING:
@@ -217,6 +217,22 @@ class LeakageMonitor(pl.Callback):
     def watch(self) -> Watch | None:
         """What the looks are taken from; ``None`` until both sides are known."""
         return self._results.watch
+
+    @property
+    def capture(self) -> Capture | None:
+        """What listens to the steps of the fit under way; ``None`` outside one."""
+        return self._capture
+
+    @property
+    def last_look(self) -> Look | None:
+        """The newest look; ``None`` before the first."""
+        return self._results.last_look
+
+    def note(self, text: str, *, replaces: str = "") -> None:
+        """Put a caveat into the report, in the place of one that begins with ``replaces``."""
+        notes = self._results.notes
+        notes[:] = [one for one in notes if one != text and not (replaces and one.startswith(replaces))]
+        notes.append(text)
 
     @property
     @override

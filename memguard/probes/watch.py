@@ -73,6 +73,8 @@ class Watch:
             that it was trained on.
         first_flagged: ``(P,)`` epoch at which each patient was first flagged, NaN where never.
         measured: Eval-mode losses ``(N,)`` and ``(M,)`` of the last look; NaN where not measured.
+        expected: Loss ``(N,)`` that a model would have for each record if it had never seen it, as of the last ranking,
+            on the scale of the losses that were ranked; NaN where unknown.
 
     Example:
         >>> watch = Watch(PatientMap.of_records(200), PatientMap.of_records(150))
@@ -97,6 +99,7 @@ class Watch:
         self.first_flagged = np.full(members.n_patients, np.nan, np.float32)
         self.reference: tuple[Floats, Floats] | None = None
         self.measured: tuple[Floats, Floats] = placed([], len(members)), placed([], len(held_out))
+        self.expected: Floats = placed([], len(members))
         self._sample_rows: dict[int, Floats] = {}  # epoch -> eval-mode losses of the sample at its end
         self._held_out_mean: dict[int, float] = {}
         self._sample_fixed = False
@@ -270,6 +273,8 @@ class Watch:
         )
         if scores.status == "refuse":
             return None, scores.fit_r
+        if tail:  # of all members, and not of the sample alone
+            self.expected = placed([(rows, scores.expected.astype(np.float32))], len(self.members.tokens))
         found = memorization_probe(
             scores,
             patient=self.members.patients.code[rows],
