@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from memguard.errors import DataError
+from memguard.owner_only import make_folder
 
 __all__ = ["writable"]
 
@@ -28,7 +29,7 @@ def writable(folder: str | Path, argument: str = "folder=") -> Path:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")
     except OSError as error:

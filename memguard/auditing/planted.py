@@ -15,7 +15,7 @@ from memguard.probes.canary import CanaryProbe
 from memguard.records.canaries import Canaries, FeatureCanaries
 from memguard.records.patients import PatientMap
 
-__all__ = ["Planted", "find_planted"]
+__all__ = ["Planted", "canaries_by", "find_planted", "marked_rows"]
 
 Ints = NDArray[np.int64]
 
@@ -94,12 +94,12 @@ def find_planted(
         raise _among_held_out()
     marked = _inside(training)
     theirs = getattr(marked, "canaries", None)
-    if theirs is None and getattr(data, "memguard_canaries", False) is True:
-        theirs = getattr(data, "canaries", None)
+    if theirs is None:
+        theirs = canaries_by(data)
     known = marked is not None or theirs is not None
     _same(ours, theirs, _coins_of(given, probes))
     canaries = ours if ours is not None else theirs
-    rows, how = _rows(training), "the data set says where they are"
+    rows, how = marked_rows(training), "the data set says where they are"
     if rows is None and marked is not None:
         rows, how = _by_id(marked, sides.members), "told by the patient ids that were made for them"
     if rows is None and canaries is not None:
@@ -208,8 +208,13 @@ def _inside(dataset: Any) -> Any:
     return None
 
 
-def _rows(dataset: Any) -> Ints | None:
-    """Positions of canaries by the marks of a data set, through ``Subset`` and ``ConcatDataset``."""
+def canaries_by(data: Any) -> Any:
+    """The canaries of a datamodule that planted some (`memguard.PlantedCanaries`); ``None`` of any other."""
+    return getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
+
+
+def marked_rows(dataset: Any) -> Ints | None:
+    """Positions of canaries by the marks of a data set, through ``Subset`` and ``ConcatDataset``; ``None`` without."""
     if dataset is None:
         return None
     rows = getattr(dataset, "canary_rows", None)
@@ -217,7 +222,7 @@ def _rows(dataset: Any) -> Ints | None:
         return _positions(rows, len(dataset))
     inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
     if inner is not None and indices is not None:
-        below = _rows(inner)
+        below = marked_rows(inner)
         return None if below is None else np.flatnonzero(np.isin(np.asarray(indices), below))
     parts = getattr(dataset, "datasets", None)
     if not isinstance(parts, list | tuple) or sum(map(len, parts)) != len(dataset):
@@ -226,7 +231,7 @@ def _rows(dataset: Any) -> Ints | None:
         return None
     found, start = [], 0
     for part in parts:
-        below = _rows(part) if _inside(part) is not None else np.zeros(0, np.int64)
+        below = marked_rows(part) if _inside(part) is not None else np.zeros(0, np.int64)
         if below is None:
             return None
         found.append(start + below)

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from memguard.auditing.live import LiveRun
+from memguard.auditing.planted import canaries_by
 from memguard.capture.fetch import fetch
 from memguard.probes.canary import CanaryProbe
 from memguard.records.canaries import FeatureCanaries
@@ -30,7 +31,7 @@ def by_loss(run: LiveRun, canaries: Any, data: Any) -> Any:
         A `CanaryProbe`; the canaries as they are where they are sequences, or where nobody knows their items.
     """
     loader = run.capture.tracker.loader("train") if run.loader is None else run.loader
-    known = getattr(data, "memguard_canaries", False) is True and hasattr(data, "items")
+    known = canaries_by(data) is not None and hasattr(data, "items")
     if not isinstance(canaries, FeatureCanaries) or not known or not isinstance(loader, DataLoader):
         return canaries
     if loader.batch_sampler is None:  # batches are made by the data set itself

@@ -15,7 +15,7 @@ from memguard.auditing.asking import lacking
 from memguard.auditing.choice import Setting, choose
 from memguard.auditing.light import LightProbes
 from memguard.auditing.light_counts import references_of
-from memguard.auditing.planted import find_planted
+from memguard.auditing.planted import canaries_by, find_planted, marked_rows
 from memguard.auditing.sides import Losses, Sides, joined
 from memguard.auditing.subjects import mask_of, static_of
 from memguard.auditing.way import ask_through, sensitive_of
@@ -203,9 +203,9 @@ def _planted(light: LightProbes, sides: Sides, data: Any, dataset: Any) -> tuple
         found = find_planted(sides, training=dataset, data=data, given=light.canaries, probes=light.probes)
         return found.rows, light.canaries if light.canaries is not None else found.canaries
     # Not every record was seen yet: marks tell, and contents cannot.
-    marked = getattr(data, "canaries", None) if getattr(data, "memguard_canaries", False) is True else None
-    rows = np.asarray(getattr(dataset, "canary_rows", ()), np.int64)
-    return rows, light.canaries if light.canaries is not None else marked
+    rows = marked_rows(dataset)
+    canaries = light.canaries if light.canaries is not None else canaries_by(data)
+    return np.zeros(0, np.int64) if rows is None else rows, canaries
 
 
 def _observed(watch: Watch) -> tuple[Bools, Bools]:

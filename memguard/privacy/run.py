@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from memguard.errors import PrivacyError
+from memguard.owner_only import write_whole
 from memguard.privacy.accounting import Phase, epsilon, noise_multiplier_for, rdp_epsilon, resolve_delta
 from memguard.privacy.guards.finding import Finding
 from memguard.privacy.ledger import Ledger
@@ -244,8 +244,7 @@ class PrivateRun:
         statement = self.statement()
         for suffix, text in (("txt", statement.text()), ("json", statement.to_json())):
             path = self.folder / f"{self.run}-statement.{suffix}"
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(text + "\n")
+            write_whole(path, f"{text}\n".encode())
         return statement
 
     def state_dict(self) -> dict[str, Any]:
