@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from memguard.cli import main
+from memguard.cli.commands import COMMANDS
 
 MODULE = """
 import lightning.pytorch as pl
@@ -156,6 +157,18 @@ def test_help_teaches(here):
         [sys.executable, "-m", "memguard.cli", "audit", "--help"], capture_output=True, text=True, check=True
     )
     assert "exit codes: 0 done" in done.stdout and "--fail-if" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_its_exit_codes_mean(capsys, name):
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    said = capsys.readouterr().out
+    assert left.value.code == 0
+    assert COMMANDS[name].text in said and "exit codes: 0 " in said and "<class" not in said
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert COMMANDS[name].summary in capsys.readouterr().out
 
 
 def test_the_ledger_of_a_private_training(here, tmp_path, capsys):
