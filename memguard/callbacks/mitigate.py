@@ -18,9 +18,10 @@ from memguard.capture.ids import Positions
 from memguard.capture.losses import CapturedLoss
 from memguard.capture.weigh import Weigher
 from memguard.errors import DataError, MemguardError, PrivacyError
-from memguard.mitigations import drop_weights, floor_weights, reweight, worst
+from memguard.mitigations import Books, drop_weights, floor_weights, reweight, severity_weights, worst
 from memguard.probes.memorization import Memorization
 from memguard.probes.watch import Look, Watch
+from memguard.records.small_cells import patients_logged
 
 __all__ = ["DropFlagged", "FloorFlagged", "Reweight"]
 
@@ -41,14 +42,17 @@ class Mitigation(pl.Callback):
         self._look: Look | None = None
         self._concerned: Bools | None = None  # (N,) records whose weight may be below one
         self._value: Floats | None = None  # (N,) what the policy needs to know of each
+        self._peak: Floats | None = (
+            None  # (N,) how severe the patient was while flagged, at worst; -inf: never
+        )
         self._touched: list[tuple[Positions, Tensor]] = []
-        self._ever: Bools | None = None  # (N,) records that ever had a weight below one
+        self._books: Books | None = None
         self._state: dict[str, Any] | None = None
 
     # -- what differs --------------------------------------------------------------------------------------
 
-    def _judge(self, watch: Watch, found: Memorization, before: Bools) -> tuple[Bools, Floats]:
-        """Records ``(N,)`` that are concerned, and a value ``(N,)`` of each, after a look."""
+    def _judge(self, watch: Watch, found: Memorization, peak: Floats) -> tuple[Bools, Floats]:
+        """Records ``(N,)`` that are concerned, and a value ``(N,)`` of each, after a look; ``peak`` is kept for it."""
         raise NotImplementedError
 
     def _weigh(self, loss: Tensor, value: Tensor, concerned: Tensor) -> Tensor:
@@ -111,20 +115,20 @@ class Mitigation(pl.Callback):
         if monitor is None or monitor.watch is None:
             return
         watch = monitor.watch
-        if self._concerned is None or self._value is None or self._ever is None:
+        if self._books is None:
             self._open(watch)
         look = monitor.last_look
         if look is None or look is self._look:
             return
         self._look = look
         if look.memorization is not None:
-            assert self._concerned is not None
-            self._concerned, self._value = self._judge(watch, look.memorization, self._concerned)
+            assert self._peak is not None
+            self._concerned, self._value = self._judge(watch, look.memorization, self._peak)
 
     def _open(self, watch: Watch) -> None:
         n = len(watch.members.patients)
-        self._concerned, self._ever = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        self._value = np.full(n, np.nan, np.float32)
+        self._books, self._concerned = Books(watch.members.patients.code), np.zeros(n, np.bool_)
+        self._value, self._peak = np.full(n, np.nan, np.float32), np.full(n, -np.inf, np.float32)
         state, self._state = self._state, None
         if state is None:
             return
@@ -138,8 +142,9 @@ class Mitigation(pl.Callback):
                 "weights would be given to other patients",
                 "resume with the data sets of the run, or take the callback's state out of the checkpoint",
             )
-        self._concerned, self._ever = state["concerned"].numpy().copy(), state["ever"].numpy().copy()
-        self._value = state["value"].numpy().copy()
+        self._concerned, self._value = state["concerned"].numpy().copy(), state["value"].numpy().copy()
+        self._peak = state["peak"].numpy().copy()
+        self._books.ever = state["ever"].numpy().copy()
 
     def _weights(self, positions: Positions, captured: CapturedLoss) -> Tensor | None:
         """The rule that the weigher asks at each training step."""
@@ -159,26 +164,21 @@ class Mitigation(pl.Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = self._watched
-        if monitor is None or monitor.watch is None or self._ever is None:
+        if monitor is None or monitor.watch is None or self._books is None:
             return
-        weights = np.ones(self._ever.size)
-        for part in everybody(self._given()):
-            for at, given in part:
-                weights[at] = np.minimum(weights[at], given)
+        parts = [part for of_rank in everybody(self._given()) for part in of_rank]
         self._touched.clear()
-        touched = np.flatnonzero(weights < 1)
-        self._ever[touched] = True
-        patients, cell = monitor.watch.members.patients.code, monitor.outputs.min_cell
-        count, seen = np.unique(patients[touched]).size, monitor.watch.members.seen
+        epoch, cell = self._books.close(parts, monitor.watch.members.seen), monitor.outputs.min_cell
         key = f"memguard/{_key(type(self).__name__)}"
         values = {
-            f"{key}/patients": _cell(count, cell),
-            f"{key}/mean_weight": _mean(weights[seen], count, cell),
+            f"{key}/patients": float(patients_logged(epoch.patients, cell)),
+            # It would tell of fewer than so many patients.
+            f"{key}/mean_weight": epoch.mean_weight if epoch.patients >= cell else 1.0,
         }
         for name, value in values.items():
             # Every rank has the same numbers: there is nothing to reduce.
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
-        self._tell(monitor, np.unique(patients[self._ever]).size, cell)
+        self._tell(monitor, self._books.patients, cell)
 
     def _given(self) -> list[tuple[Positions, NDArray[np.float64]]]:
         """Positions and weights of this process's steps of the epoch under way, off the device."""
@@ -227,17 +227,15 @@ class Mitigation(pl.Callback):
         if watch is None:
             return {}
         self._follow()  # a checkpoint at the end of an epoch holds what its look has found
-        if self._concerned is None or self._value is None or self._ever is None:
+        if self._books is None or self._concerned is None or self._value is None or self._peak is None:
             return {}
-        ever = self._ever.copy()
-        for at, weights in self._given():
-            ever[at[weights < 1]] = True
         return {
             "version": 1,
             "fingerprint": watch.fingerprint,
             "concerned": torch.from_numpy(self._concerned.copy()),
             "value": torch.from_numpy(self._value.copy()),
-            "ever": torch.from_numpy(ever),
+            "peak": torch.from_numpy(self._peak.copy()),
+            "ever": torch.from_numpy(self._books.with_open(self._given())),
         }
 
     @override
@@ -258,11 +256,15 @@ class _OfFlagged(Mitigation):
         super().__init__(monitor)
         self.sticky, self.most = sticky, most
 
-    def _judge(self, watch: Watch, found: Memorization, before: Bools) -> tuple[Bools, Floats]:
-        n = int(np.unique(watch.members.patients.code[watch.members.seen]).size)
-        chosen = worst(found.severity, found.flagged(watch.settings.flag_rate), int(self.most * n))
-        now = np.isin(watch.members.patients.code, found.patient[chosen])
-        return (now | before if self.sticky else now), watch.expected
+    def _judge(self, watch: Watch, found: Memorization, peak: Floats) -> tuple[Bools, Floats]:
+        code = watch.members.patients.code
+        flagged, severity = found.flagged(watch.settings.flag_rate), np.full(code.max() + 1, -np.inf)
+        severity[found.patient[flagged]] = found.severity[flagged]
+        if not self.sticky:
+            peak[:] = -np.inf
+        np.maximum(peak, severity[code], out=peak)
+        room = int(self.most * np.unique(code[watch.members.seen]).size)
+        return worst(peak, peak > -np.inf, room, of=code), watch.expected
 
 
 class FloorFlagged(_OfFlagged):
@@ -279,7 +281,8 @@ class FloorFlagged(_OfFlagged):
 
     Args:
         sticky: Whether a patient once flagged stays so. If not, the flags of the last look count.
-        most: Share of the patients that one look may add, the most severe first; with ``sticky`` they add up.
+        most: Share of the patients that may be concerned at a time, the most severe first; with ``sticky`` a patient is
+            as severe as at worst.
         monitor: Whose flags, where the Trainer has several monitors.
 
     Raises:
@@ -315,7 +318,8 @@ class DropFlagged(_OfFlagged):
 
     Args:
         sticky: Whether a patient once flagged stays so. If not, a patient who is forgotten is trained on again.
-        most: Share of the patients that one look may add, the most severe first; with ``sticky`` they add up.
+        most: Share of the patients that may be concerned at a time, the most severe first; with ``sticky`` a patient is
+            as severe as at worst.
         monitor: Whose flags, where the Trainer has several monitors.
 
     Raises:
@@ -370,10 +374,11 @@ class Reweight(Mitigation):
         super().__init__(monitor)
         self.lowest = lowest
 
-    def _judge(self, watch: Watch, found: Memorization, before: Bools) -> tuple[Bools, Floats]:
-        spread = np.maximum(found.severity_high - found.severity_low, np.finfo(np.float32).tiny)
+    def _judge(self, watch: Watch, found: Memorization, peak: Floats) -> tuple[Bools, Floats]:
         of_patient = np.ones(watch.members.patients.n_patients, np.float32)
-        of_patient[found.patient] = reweight(found.severity_low, start=0, stop=spread, lowest=self.lowest)
+        of_patient[found.patient] = severity_weights(
+            found.severity_low, found.severity_high, lowest=self.lowest
+        )
         weights = of_patient[watch.members.patients.code]
         return weights < 1, weights
 
@@ -386,13 +391,3 @@ class Reweight(Mitigation):
 
 def _key(name: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).strip("_")
-
-
-def _cell(count: int, cell: int) -> float:
-    """A count of people; a small one is not told apart from others."""
-    return float(cell - 1 if 0 < count < cell else count)
-
-
-def _mean(weights: NDArray[np.float64], patients: int, cell: int) -> float:
-    """The mean weight; one, where it would tell of fewer than ``cell`` patients."""
-    return float(weights.mean()) if weights.size and patients >= cell else 1.0

@@ -18,6 +18,7 @@ import memguard
 from memguard.probes.identifiable import PatientFacts
 from memguard.probes.memorization import Memorization
 from memguard.probes.watch import Look, Watch
+from memguard.records.small_cells import patients_logged
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import check_flags, empty_flags, most_urgent
 from memguard.report.page import write_report
@@ -110,8 +111,8 @@ def logged(point: CurvePoint, *, min_cell: int = 5) -> dict[str, float]:
         {'memguard/coverage': 1.0, 'memguard/flagged_patients': 4.0, 'memguard/probe_seconds': 0.0}
     """
     flagged = point.flagged_patients
-    if flagged is not None and 0 < flagged < min_cell:
-        flagged = min_cell - 1
+    if flagged is not None:
+        flagged = patients_logged(flagged, min_cell)
     values: dict[str, float | None] = {
         "membership_auc": None if point.auc is None else point.auc.value,
         **{f"tpr_at_fpr_{fpr:g}": rate.value for fpr, rate in sorted(point.tpr.items(), reverse=True)},

@@ -17,7 +17,7 @@ from memguard.errors import MemguardError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["drop_weights", "floor_weights", "reweight", "worst"]
+__all__ = ["drop_weights", "floor_weights", "reweight", "severity_weights", "worst"]
 
 Values = TypeVar("Values", NDArray[Any], "Tensor")
 
@@ -100,25 +100,57 @@ def reweight(
     return weights
 
 
-def worst(severity: ArrayLike, flagged: ArrayLike, most: int) -> NDArray[np.bool_]:
+def severity_weights(low: ArrayLike, high: ArrayLike, *, lowest: float = 0.0) -> NDArray[np.float64]:
+    """`reweight` by how far patients stand out from those who were never trained on.
+
+    The weight is one while the lower end of a patient's severity is not above zero, that is while the gap lies within
+    the range of never-trained patients, and ``lowest`` from one such range above it.
+
+    Args:
+        low: ``(P,)`` lower ends of the intervals of severity.
+        high: ``(P,)`` upper ends.
+        lowest: Smallest weight.
+
+    Returns:
+        ``(P,)`` weights.
+
+    Guarantees:
+        None.
+
+    Example:
+        >>> severity_weights([-0.5, 0.5, 4.0], [0.5, 1.5, 5.0]).tolist()
+        [1.0, 0.5, 0.0]
+    """
+    spread = np.maximum(np.asarray(high, np.float64) - np.asarray(low, np.float64), np.finfo(np.float32).tiny)
+    return reweight(low, start=0, stop=spread, lowest=lowest)
+
+
+def worst(
+    severity: ArrayLike, flagged: ArrayLike, most: int, *, of: ArrayLike | None = None
+) -> NDArray[np.bool_]:
     """The flagged patients, but no more than a number of them, the most severe first.
 
     Args:
-        severity: ``(P,)``.
-        flagged: ``(P,)`` bool.
-        most: How many at most.
+        severity: ``(N,)``, NaN counting as the least.
+        flagged: ``(N,)`` bool.
+        most: How many patients at most.
+        of: ``(N,)`` code of each record's patient, where there are several records a patient; a patient is as severe as
+            the most severe record and comes with all flagged ones.
 
     Returns:
-        ``(P,)`` bool.
+        ``(N,)`` bool.
 
     Example:
         >>> worst([3.0, 1.0, 2.0, 9.0], [True, True, True, False], 2).tolist()
         [True, False, True, False]
+        >>> worst([3.0, 1.0, 2.0], [True, True, True], 1, of=[7, 7, 8]).tolist()
+        [True, True, False]
     """
     given = np.asarray(flagged, np.bool_)
-    order = np.argsort(
-        -np.where(given, np.nan_to_num(np.asarray(severity, np.float64), nan=-np.inf), -np.inf), kind="stable"
-    )
-    chosen = np.zeros(given.size, np.bool_)
-    chosen[order[: max(most, 0)]] = True
-    return chosen & given
+    _, code = np.unique(np.arange(given.size) if of is None else np.asarray(of), return_inverse=True)
+    of_patient = np.full(code.max(initial=-1) + 1, -np.inf)
+    np.maximum.at(of_patient, code[given], np.nan_to_num(np.asarray(severity, np.float64)[given], nan=-1e300))
+    chosen = np.zeros(of_patient.size, np.bool_)
+    chosen[np.argsort(-of_patient, kind="stable")[: max(most, 0)]] = True
+    kept: NDArray[np.bool_] = given & chosen[code]
+    return kept
