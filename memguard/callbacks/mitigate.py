@@ -19,8 +19,9 @@ from memguard.capture.losses import CapturedLoss
 from memguard.capture.weigh import Weigher
 from memguard.errors import DataError, MemguardError, PrivacyError
 from memguard.mitigations import Books, drop_weights, floor_weights, reweight, severity_weights, worst
+from memguard.probes.look import Look
 from memguard.probes.memorization import Memorization
-from memguard.probes.watch import Look, Watch
+from memguard.probes.watch import Watch
 from memguard.records.small_cells import patients_logged
 
 __all__ = ["DropFlagged", "FloorFlagged", "Reweight"]

@@ -19,8 +19,9 @@ from memguard.callbacks.schedule import check_plan, due, due_between
 from memguard.callbacks.session import WatchSession
 from memguard.capture import Capture
 from memguard.capture.sides import batch_key
+from memguard.probes.look import Look
 from memguard.probes.sides import WatchSettings
-from memguard.probes.watch import Look, Watch
+from memguard.probes.watch import Watch
 from memguard.report.data import CurvePoint, WatchReport
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ import polars as pl
 
 import memguard
 from memguard.probes.identifiable import PatientFacts
+from memguard.probes.look import Look
 from memguard.probes.memorization import Memorization
-from memguard.probes.watch import Look, Watch
+from memguard.probes.watch import Watch
 from memguard.records.small_cells import patients_logged
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import check_flags, empty_flags, most_urgent

@@ -24,7 +24,8 @@ from memguard.callbacks.outputs import (
     write_outputs,
 )
 from memguard.callbacks.stated import statement_of
-from memguard.probes.watch import Look, Watch
+from memguard.probes.look import Look
+from memguard.probes.watch import Watch
 from memguard.report.data import CurvePoint, WatchReport
 from memguard.report.flags import empty_flags, most_urgent
 from memguard.report.loggers import log_report

@@ -18,8 +18,9 @@ from memguard.capture.heldout import HeldOutSource
 from memguard.capture.sides import batch_key, check_sides
 from memguard.errors import DataError, MemguardError, MemguardWarning
 from memguard.probes.budget import final_budget
+from memguard.probes.look import Look
 from memguard.probes.sides import Floats, Ints, WatchSettings
-from memguard.probes.watch import Look, Watch
+from memguard.probes.watch import Watch
 from memguard.references.early_stopped import State, initial_state
 from memguard.report.words import in_epochs
 

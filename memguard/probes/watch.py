@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from memguard.attacks.estimate import Estimate
 from memguard.errors import DataError, HeldOutError
 from memguard.probes.contents import Contents
-from memguard.probes.membership import EvaluatedLosses, MembershipResult, membership_probe
+from memguard.probes.look import Look
+from memguard.probes.membership import EvaluatedLosses, membership_probe
 from memguard.probes.memorization import Memorization, memorization_probe, memorized_share
 from memguard.probes.sides import Floats, Ints, Side, WatchSettings, placed
 from memguard.records.patients import PatientMap
@@ -24,36 +24,7 @@ from memguard.records.surrogate import (
     memorization_score,
 )
 
-__all__ = ["Look", "Watch"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """What one probe measured.
-
-    Attributes:
-        epoch: Epochs finished, a fraction inside one.
-        step: Optimizer steps taken.
-        train_loss: Mean train-time loss of the epoch under way.
-        membership: Member sample against held-out patients; ``None`` where there was nothing to compare.
-        memorization: Every member patient's score; ``None`` where it is refused.
-        memorized_share: Share of the members that stand out, from the sample.
-        surrogate_fit: Correlation of expected and actual loss on held-out patients, where one was fitted.
-        blind: Blind baseline.
-        coverage: Share of the training records seen at least once.
-        refused: Why there is no ranking, in words; empty where there is one.
-    """
-
-    epoch: float
-    step: int
-    train_loss: float | None
-    membership: MembershipResult | None
-    memorization: Memorization | None
-    memorized_share: Estimate | None
-    surrogate_fit: float | None
-    blind: Estimate | None
-    coverage: float
-    refused: str = ""
+__all__ = ["Watch"]
 
 
 class Watch:
