@@ -28,6 +28,7 @@ from memguard.attacks.epsilon import (
     gaussian_epsilon,
 )
 from memguard.attacks.estimate import Estimate
+from memguard.attacks.left_out import jackknife
 from memguard.attacks.likelihood_ratio import lira
 from memguard.attacks.membership import (
     Roc,
@@ -76,6 +77,7 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "last_seen",
+    "jackknife",
     "lira",
     "logit_scale",
     "loss_gap",

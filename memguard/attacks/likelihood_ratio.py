@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 
-from memguard.attacks._checks import Floats, choice
+from memguard.attacks._checks import Floats, choice, patient_codes
 from memguard.attacks.reference import Mask, Moments, ReferenceScores, blocks, moments, reference_models
 from memguard.errors import ResolutionError
 
@@ -26,6 +25,7 @@ def lira(
     mode: Literal["online", "offline"] = "online",
     variance: Literal["pooled", "per_record", "global"] = "pooled",
     statistic: Literal["mean", "median"] = "mean",
+    strata: ArrayLike | None = None,
 ) -> ReferenceScores:
     """Log-likelihood ratio of each record's score, IN against OUT models, each side a normal distribution.
 
@@ -61,6 +61,8 @@ def lira(
         variance: See above.
         statistic: Location of each side. The median resists single diverged models; residuals are still
             taken from the mean.
+        strata: ``(N,)`` code of each record's stratum, in which ``"pooled"`` and ``"global"`` variances are then
+            taken: one variance over all records hides those of a group that scatters less than the others.
 
     Returns:
         Scores with the number of IN and OUT models; NaN, and counted, for a record without an IN model
@@ -68,7 +70,7 @@ def lira(
 
     Raises:
         MemguardError: for NaN, infinities, wrong shapes, or a mask without any IN (online) or OUT model.
-        ResolutionError: if a variance is asked for that no record has enough models for.
+        ResolutionError: if a variance is asked for that no record (or no record of a stratum) has enough models for.
 
     Example:
         >>> reference = [[2.0, 0.5], [2.4, 0.1], [0.0, 0.3], [0.4, 0.7]]
@@ -82,18 +84,32 @@ def lira(
     online = mode == "online"
     now, scores, mask = reference_models(target, reference, in_mask, needs_in=online)
     m = moments(scores, mask)
-    middle_in, middle_out = m.mean_in, m.mean_out
-    if statistic == "median":
-        middle_in, middle_out = medians(scores, mask, inside=online)
-    spread_in, spread_out = _spreads(m, variance, online=online)
+    cells = None if strata is None else patient_codes(strata, len(now), "strata")[0]
+    middles = medians(scores, mask, inside=online) if statistic == "median" else None
+    score = log_ratio(now, m, variance, online=online, strata=cells, middles=middles)
+    return ReferenceScores(score=score, n_in=m.n_in.astype(np.int64), n_out=m.n_out.astype(np.int64))
+
+
+def log_ratio(
+    now: Floats,
+    m: Moments,
+    variance: str,
+    *,
+    online: bool = True,
+    strata: NDArray[np.int64] | None = None,
+    middles: tuple[Floats, Floats] | None = None,
+) -> Floats:
+    """The scores of `lira` for ``now`` of shape ``(..., N)``, from the moments of the reference models."""
+    middle_in, middle_out = middles or (m.mean_in, m.mean_out)
+    spread_in, spread_out = _spreads(m, variance, online=online, strata=strata)
     with np.errstate(invalid="ignore"):
         z_out = (now - middle_out) / spread_out
         if online:
             z_in = (now - middle_in) / spread_in
-            score = np.log(spread_out) - np.log(spread_in) + (z_out**2 - z_in**2) / 2
+            score: Floats = np.log(spread_out) - np.log(spread_in) + (z_out**2 - z_in**2) / 2
         else:
             score = -log_ndtr(-z_out)
-    return ReferenceScores(score=score, n_in=m.n_in.astype(np.int64), n_out=m.n_out.astype(np.int64))
+    return score
 
 
 def medians(scores: NDArray[Any], mask: Mask, *, inside: bool = True) -> tuple[Floats, Floats]:
@@ -117,27 +133,43 @@ def medians(scores: NDArray[Any], mask: Mask, *, inside: bool = True) -> tuple[F
     return both[0], both[1]
 
 
-def _spreads(m: Moments, variance: str, *, online: bool) -> tuple[Floats | float, Floats | float]:
-    """Standard deviations of the IN and of the OUT scores."""
+def _spreads(
+    m: Moments, variance: str, *, online: bool, strata: NDArray[np.int64] | None
+) -> tuple[Floats, Floats]:
+    """Standard deviations of the IN and of the OUT scores, of each record or one for all."""
     floor = FLOOR * (m.scale or 1.0)
     squares, free = [m.square_in, m.square_out], [np.maximum(n - 1, 0) for n in (m.n_in, m.n_out)]
     if not online:
         squares, free = [squares[1]] * 2, [free[1]] * 2
     elif variance == "global":
         squares, free = [squares[0] + squares[1]] * 2, [free[0] + free[1]] * 2
-    for side, f in zip(("IN" if online else "OUT", "OUT"), free, strict=True):
-        if not f.any():
-            raise ResolutionError(
-                f"none of {len(f)} records has two {side} models",
-                "how far the scores of one record scatter cannot be told, so the ratio would have no scale",
-                "pass more reference models, or use bavaria, whose prior can do with one of each",
-            )
-    if variance != "per_record":
-        found = [max(math.sqrt(float(s.sum() / f.sum())), floor) for s, f in zip(squares, free, strict=True)]
-        return found[0], found[1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        own = [
-            np.maximum(np.sqrt(s / np.where(f > 0, f, np.nan)), floor)
-            for s, f in zip(squares, free, strict=True)
-        ]
-    return own[0], own[1]
+    sides = ("IN" if online else "OUT", "OUT")
+    for side, f in zip(sides, free, strict=True):
+        _enough(float(f.sum()), side, f"none of {len(f)} records")
+    if variance == "per_record":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own = [
+                np.maximum(np.sqrt(s / np.where(f > 0, f, np.nan)), floor)
+                for s, f in zip(squares, free, strict=True)
+            ]
+        return own[0], own[1]
+    if strata is None:
+        strata, common = np.zeros(len(m.n_in), dtype=np.int64), True
+    else:
+        common = False
+    spreads = []
+    for side, s, f in zip(sides, squares, free, strict=True):
+        freedom = np.bincount(strata, weights=f)
+        _enough(float(freedom.min()), side, "no record of a stratum")
+        spread = np.maximum(np.sqrt(np.bincount(strata, weights=s) / freedom), floor)
+        spreads.append(spread[0] if common else spread[strata])
+    return spreads[0], spreads[1]
+
+
+def _enough(freedom: float, side: str, who: str) -> None:
+    if freedom <= 0:
+        raise ResolutionError(
+            f"{who} has two {side} models",
+            "how far the scores of one record scatter cannot be told, so the ratio would have no scale",
+            "pass more reference models, or use bavaria, whose prior can do with one of each",
+        )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize
-from scipy.special import gammaln, log_ndtr, logsumexp, stdtr
+from scipy.special import gammaln, log_ndtr, stdtr
 
 from memguard.attacks._checks import Floats, choice
 from memguard.attacks.reference import Moments, ReferenceScores, moments, reference_models
@@ -34,6 +34,7 @@ class Prior:
         unit: Its scale: variance of a typical record as a share of the pooled one.
         gap: ``(N,)`` median of the prior of each record's gap, IN mean minus OUT mean.
         spread: Standard deviation of the log gap.
+        slope: ``(3,)`` what the log gap depends on: level, log spread, centre.
     """
 
     pooled: tuple[float, float]
@@ -41,6 +42,7 @@ class Prior:
     unit: float
     gap: Floats
     spread: float
+    slope: Floats
 
 
 def bavaria(
@@ -120,8 +122,12 @@ def bavaria(
     return ReferenceScores(score=score, n_in=m.n_in.astype(np.int64), n_out=m.n_out.astype(np.int64))
 
 
-def fit_prior(m: Moments) -> Prior:
-    """Fit what the records have in common to their moments."""
+def fit_prior(m: Moments, like: Prior | None = None) -> Prior:
+    """Fit what the records have in common to their moments.
+
+    With ``like`` only the pooled variances and the records' own gaps are new; what takes a search (freedom, unit,
+    slope, spread) is taken over. That is for many similar sets of reference models, where one fit says enough.
+    """
     both = (m.n_in > 0) & (m.n_out > 0)
     if np.count_nonzero(both) < 2:
         raise ResolutionError(
@@ -133,7 +139,9 @@ def fit_prior(m: Moments) -> Prior:
     pooled = _pooled(m, gap[both])
     free = np.maximum(m.n_in - 1, 0) + np.maximum(m.n_out - 1, 0)
     square = m.square_in / pooled[0] + m.square_out / pooled[1]
-    if free.any():
+    if like is not None:
+        freedom, unit = like.freedom, like.unit
+    elif free.any():
         freedom, unit = _fit_variances(square, free)
     else:  # all that scatters are the differences themselves
         off = gap - np.median(gap[both])
@@ -146,6 +154,8 @@ def fit_prior(m: Moments) -> Prior:
     centre = (middle - middle.mean()) / (middle.std() or 1.0)
     causes = np.stack([np.ones(len(both)), log_spread - log_spread.mean(), centre]).clip(-_REACH, _REACH)
     yard = np.sqrt((pooled[0] + pooled[1]) / 2)
+    if like is not None:
+        return replace(like, pooled=pooled, gap=yard * np.exp(like.slope @ causes))
     some = np.flatnonzero(both)[np.argsort(gap[both], kind="stable")][:: len(gap[both]) // _ENOUGH + 1]
     effect = 1.0 / (pooled[0] / m.n_in[some] + pooled[1] / m.n_out[some])
     power = (freedom + free[some] + 1) / 2
@@ -153,7 +163,7 @@ def fit_prior(m: Moments) -> Prior:
     def surprise(x: Floats) -> float:
         guess = yard * np.exp(x[:3] @ causes[:, some] + np.exp(x[3]) * _NODES[:, None])
         fit = np.log(freedom * unit + square[some] + effect * (gap[some] - guess) ** 2)
-        return -float(logsumexp(_LOG_WEIGHTS[:, None] - power * fit, axis=0).mean())
+        return -float(_log_sum(_LOG_WEIGHTS[:, None] - power * fit).mean())
 
     start = [np.log(max(float(np.median(gap[both])) / yard, 0.05)), 0.0, 0.0, -0.7]
     bounds = [(-8.0, 12.0), (-3.0, 3.0), (-3.0, 3.0), (-4.0, 1.0)]
@@ -166,12 +176,13 @@ def fit_prior(m: Moments) -> Prior:
         unit=unit,
         gap=yard * np.exp(best[:3] @ causes),
         spread=float(np.exp(best[3])),
+        slope=best[:3],
     )
 
 
 def log_ratio(now: Floats, m: Moments, prior: Prior, predictive: str, at: slice) -> Floats:
-    """Log ratio of the posterior predictive densities of the target's score, IN over OUT."""
-    (v_in, v_out), t = prior.pooled, now[at]
+    """Log ratio of the posterior predictive densities of scores ``(..., N)``, IN over OUT."""
+    (v_in, v_out), t = prior.pooled, now[..., None, at]
     weight_in, weight_out = m.n_in[at] / v_in, m.n_out[at] / v_out
     weight = weight_in + weight_out
     mean_in, mean_out = (
@@ -186,8 +197,14 @@ def log_ratio(now: Floats, m: Moments, prior: Prior, predictive: str, at: slice)
     factor = square / freedom
     inside = _log_density(t - centre - gap, factor * (v_in + 1 / weight), freedom, predictive)
     outside = _log_density(t - centre, factor * (v_out + 1 / weight), freedom, predictive)
-    ratio: Floats = logsumexp(posterior + inside, axis=0) - logsumexp(posterior + outside, axis=0)
-    return ratio
+    return _log_sum(posterior + inside) - _log_sum(posterior + outside)
+
+
+def _log_sum(x: Floats) -> Floats:
+    """Log of the sum of exponentials over the nodes, the last axis but one; all are finite."""
+    most = x.max(axis=-2, keepdims=True)
+    total: Floats = np.log(np.exp(x - most).sum(axis=-2)) + most[..., 0, :]
+    return total
 
 
 def _log_density(off: Floats, variance: Floats, freedom: Floats, predictive: str) -> Floats:

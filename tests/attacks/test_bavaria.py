@@ -10,7 +10,7 @@ from scipy import special, stats
 
 from memguard.attacks import auc, bavaria, lira, rmia, tpr_at_fpr
 from memguard.attacks.reference import moments
-from memguard.attacks.variance_inference import fit_prior
+from memguard.attacks.variance_inference import fit_prior, log_ratio
 from memguard.errors import MemguardError, ResolutionError
 
 
@@ -207,3 +207,17 @@ def test_refuses_bad_input():
         bavaria([0.0, math.nan], [[0.0, 1.0]], [[1, 0]])
     with pytest.raises(MemguardError, match="no IN model"):
         bavaria([0.0, 1.0], [[0.0, 1.0]], [[0, 0]])
+
+
+def test_a_prior_taken_over_gives_the_same_scores_on_the_same_models():
+    rng = np.random.default_rng(12)
+    mask = rng.random((8, 300)) < 0.5
+    reference = rng.normal(size=(8, 300)) + 1.5 * mask
+    m = moments(reference, mask)
+    fitted = fit_prior(m)
+    again = fit_prior(m, like=fitted)
+    np.testing.assert_array_equal(again.gap, fitted.gap)
+    target = rng.normal(size=(2, 300))
+    both = log_ratio(target, m, again, "normal", slice(0, 300))
+    for one in (0, 1):
+        np.testing.assert_allclose(both[one], bavaria(target[one], reference, mask).score, rtol=1e-10)

@@ -172,3 +172,24 @@ def test_two_models_cannot_give_a_variance():
         lira([0.0, 1.0], [[1.0, 2.0], [0.0, 0.0]], [[1, 0], [0, 1]])
     with pytest.raises(ResolutionError, match="none of 1 records has two OUT models"):
         lira([0.0], [[1.0], [0.0]], [[1], [0]], mode="offline")
+
+
+def test_variances_within_strata_are_those_of_each_stratum_alone():
+    rng = np.random.default_rng(11)
+    stratum = np.arange(200) % 3
+    mask = rng.random((8, 200)) < 0.5
+    reference = rng.normal(size=(8, 200)) * (1 + 4 * stratum) + mask
+    target = rng.normal(size=200)
+    for variance in ("pooled", "global"):
+        found = lira(target, reference, mask, variance=variance, strata=stratum).score
+        for one in range(3):
+            mine = stratum == one
+            alone = lira(target[mine], reference[:, mine], mask[:, mine], variance=variance).score
+            np.testing.assert_allclose(found[mine], alone, rtol=1e-12)
+        assert not np.allclose(found, lira(target, reference, mask, variance=variance).score)
+
+
+def test_a_stratum_without_two_models_is_refused():
+    mask = np.array([[1, 1], [1, 0], [0, 0], [0, 0]], dtype=bool)
+    with pytest.raises(ResolutionError, match="no record of a stratum has two IN"):
+        lira([1.0, 2.0], np.arange(8.0).reshape(4, 2), mask, strata=[0, 1])
