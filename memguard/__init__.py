@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from memguard.auditing.examine import Audit
     from memguard.auditing.light import LightProbes
     from memguard.callbacks.dpsgd import DPSGD
-    from memguard.callbacks.mitigate import DropFlagged, FloorFlagged, Reweight
+    from memguard.callbacks.mitigate import DropFlagged, FloodFlagged, FloorFlagged, Reweight
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.callbacks.planted import PlantedCanaries
     from memguard.errors import MemguardError, MemguardWarning
@@ -22,6 +22,7 @@ __all__ = [
     "DPSGD",
     "Audit",
     "DropFlagged",
+    "FloodFlagged",
     "FloorFlagged",
     "LeakageMonitor",
     "LightProbes",
@@ -39,6 +40,7 @@ _HOMES = {
     "Audit": "memguard.auditing.examine",
     "DPSGD": "memguard.callbacks.dpsgd",
     "DropFlagged": "memguard.callbacks.mitigate",
+    "FloodFlagged": "memguard.callbacks.mitigate",
     "FloorFlagged": "memguard.callbacks.mitigate",
     "LeakageMonitor": "memguard.callbacks.monitor",
     "LightProbes": "memguard.auditing.light",

@@ -17,7 +17,7 @@ from memguard.errors import MemguardError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["drop_weights", "floor_weights", "reweight", "severity_weights", "worst"]
+__all__ = ["drop_weights", "flood_weights", "floor_weights", "reweight", "severity_weights", "worst"]
 
 Values = TypeVar("Values", NDArray[Any], "Tensor")
 
@@ -42,6 +42,34 @@ def floor_weights(loss: Values, expected: Values, flagged: Values) -> Values:
         [0.0, 1.0, 1.0]
     """
     return 1.0 - 1.0 * (flagged & (loss < expected))
+
+
+def flood_weights(loss: Values, expected: Values, flagged: Values, *, strength: float = 1.0) -> Values:
+    """Below zero for a flagged record whose loss is below what a model that never saw it would have; one otherwise.
+
+    The gradient of such a record is that of ``|loss - expected|``, scaled below the expectation.
+
+    Args:
+        loss: ``(B,)`` of the step, in nats a token or a record.
+        expected: ``(B,)`` loss expected of a model that never saw the record, same unit; NaN where unknown.
+        flagged: ``(B,)`` bool.
+        strength: How much a record below the expectation counts.
+
+    Returns:
+        ``(B,)`` weights, 1 or ``-strength``. A loss or an expectation that is no number gives one.
+
+    Guarantees:
+        None: the expectation is an estimate, and an attacker may know better.
+
+    References:
+        Ishida et al. 2020, arXiv:2002.08709, equation 2, there of a batch's mean loss and one constant.
+
+    Example:
+        >>> given = np.array([1.0, 1.0, 3.0]), np.array([2.0, 2.0, 2.0]), np.array([True, False, True])
+        >>> flood_weights(*given, strength=0.5).tolist()
+        [-0.5, 1.0, 1.0]
+    """
+    return 1.0 - (1.0 + strength) * (flagged & (loss < expected))
 
 
 def drop_weights(flagged: Values) -> Values:

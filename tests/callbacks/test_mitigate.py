@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from memguard import DPSGD, LeakageMonitor
-from memguard.callbacks.mitigate import DropFlagged, FloorFlagged, Reweight
+from memguard.callbacks.mitigate import DropFlagged, FloodFlagged, FloorFlagged, Reweight
 from memguard.errors import DataError, MemguardError, PrivacyError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-MITIGATIONS = (FloorFlagged, DropFlagged, Reweight)
+MITIGATIONS = (FloorFlagged, FloodFlagged, DropFlagged, Reweight)
 
 
 @dataclass
@@ -149,12 +149,30 @@ def test_the_floor_holds_only_while_the_loss_is_below_it(tmp_path, monkeypatch, 
     assert run.callback_metrics["memguard/floor_flagged/patients"] == 120 * (1 - weight)
 
 
+def test_flood_turns_round_below_the_expectation_alone(tmp_path, monkeypatch):
+    with pytest.raises(MemguardError, match="strength="):
+        FloodFlagged(strength=0)
+    means = []
+    for expected in (0.5, 99.0):
+        monkeypatch.setattr(Flagging, "expected", expected)
+        flood = FloodFlagged(strength=0.5, most=1)
+        _, run, _ = fitted(tmp_path / str(expected), flood, said=(list(range(120)),), epochs=2)
+        means.append(run.callback_metrics["memguard/flood_flagged/mean_weight"])
+        assert flood.touched.all() == (expected > 1)
+    assert means == [1, -0.5]
+
+
 @pytest.mark.parametrize("kind", MITIGATIONS)
 def test_no_bit_changes_while_nobody_is_flagged(tmp_path, kind):
     monitor, run, found = fitted(tmp_path, kind(), said=([],))
     _, _, plain = fitted(tmp_path)
     assert equal(found, plain)
-    name = {FloorFlagged: "floor_flagged", DropFlagged: "drop_flagged", Reweight: "reweight"}[kind]
+    name = {
+        FloorFlagged: "floor_flagged",
+        FloodFlagged: "flood_flagged",
+        DropFlagged: "drop_flagged",
+        Reweight: "reweight",
+    }[kind]
     assert run.callback_metrics[f"memguard/{name}/patients"] == 0
     assert any("no patient" in note for note in monitor.report.notes)
 
@@ -218,7 +236,7 @@ def test_refusals(tmp_path):
         wrong = trainer(tmp_path, kind(monitor=LeakageMonitor()), LeakageMonitor(), logger=False)
         with pytest.raises(MemguardError, match="monitor="):
             wrong.fit(Forecaster(), *data)
-    for kind in (FloorFlagged, DropFlagged):
+    for kind in (FloorFlagged, FloodFlagged, DropFlagged):
         for most in (0, 1.5, float("nan")):
             with pytest.raises(MemguardError, match="most="):
                 kind(most=most)
@@ -253,15 +271,15 @@ def losses(module, data):
         return (each.sum(1) / (codes[:, 1:] != 0).sum(1)).numpy()
 
 
-def test_the_floor_narrows_the_gap_of_unique_patients(tmp_path):
+def test_floor_and_flood_narrow_the_gap_of_unique_patients(tmp_path):
     train, held = Mixed(240, 1), Mixed(160, 2, first_patient=10_000)
     gaps, left_out = [], []
-    for name, mitigations in (("plain", []), ("floor", [FloorFlagged()])):
+    for name, mitigations in (("plain", []), ("floor", [FloorFlagged()]), ("flood", [FloodFlagged()])):
         module = Forecaster(lr=1e-2)
         data = DataLoader(train, batch_size=32, shuffle=True), DataLoader(held, batch_size=64)
         fitted(tmp_path / name, *mitigations, epochs=8, data=data, module=module)
         inside, outside = losses(module, train), losses(module, held)
         gaps.append(outside[held.unique].mean() - inside[train.unique].mean())
         left_out.append(outside.mean())
-    assert gaps[1] < gaps[0] - 0.2
-    assert left_out[1] < 1.01 * left_out[0]
+    assert gaps[1] < gaps[0] - 0.2 and gaps[2] < gaps[1] - 0.3
+    assert max(left_out[1:]) < 1.01 * left_out[0]
