@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-HERE = Path(__file__).parent
-
-
-def run(folder, devices):
-    keep = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("LOCAL_RANK", "MASTER_", "NODE_RANK", "WORLD"))
-    }
-    roots = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-    env = {**keep, "PYTHONPATH": roots, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(HERE / "_ddp.py"), str(folder), str(devices)]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"{devices}_{rank}.pt", weights_only=True) for rank in range(devices)]
+from _processes import launch, saved
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("ddp"), 2)
+    folder = tmp_path_factory.mktemp("ddp")
+    launch("_ddp.py", folder, 2)
+    return saved(folder, 2)
 
 
 def test_both_ranks_agree_and_know_every_record(two):

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-HERE = Path(__file__).parent
+from _processes import launch, saved
 
 
 def run(folder, devices, *cases):
-    keep = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("LOCAL_RANK", "MASTER_", "NODE_RANK", "WORLD"))
-    }
-    roots = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-    env = {**keep, "PYTHONPATH": roots, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(HERE / "_private_ddp.py"), str(folder), str(devices), *cases]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {
-        case: [
-            torch.load(folder / f"{case}{devices}_{rank}.pt", weights_only=True) for rank in range(devices)
-        ]
-        for case in cases
-    }
+    launch("_private_ddp.py", folder, devices, *cases)
+    return {case: saved(folder, devices, case) for case in cases}
 
 
 @pytest.fixture(scope="module")
