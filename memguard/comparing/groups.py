@@ -1,0 +1,96 @@
+"""Groups of patients, by the seed whose models are attacked: all, strata, the hardest, the untouched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memguard.comparing.attack import by_seed, statistics
+from memguard.comparing.outcomes import ArmRuns, Outcomes
+from memguard.records.small_cells import MIN_CELL
+
+__all__ = ["Members", "fixed", "hardest", "large_strata", "untouched"]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Who is in a group, for each target seed, and for each target seed when another seed is left out.
+
+    Attributes:
+        full: ``(S, P)``.
+        without: ``(S, S, P)``, first the seed that is left out.
+    """
+
+    full: Bools
+    without: Bools
+
+    @property
+    def patients(self) -> int:
+        """How many belong to it for a seed, on average."""
+        return round(float(self.full.sum(axis=1).mean()))
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough for a number, whichever seed is left out."""
+        least = self.full.sum(axis=1).min()
+        for s in range(len(self.full)):
+            least = min(least, np.delete(self.without[s].sum(axis=1), s).min())
+        return bool(least >= MIN_CELL)
+
+
+def fixed(mask: Bools, seeds: int) -> Members:
+    """The same patients for every seed, from ``(P,)``."""
+    return Members(
+        full=np.broadcast_to(mask, (seeds, len(mask))),
+        without=np.broadcast_to(mask, (seeds, seeds, len(mask))),
+    )
+
+
+def large_strata(outcomes: Outcomes) -> tuple[dict[str, Bools], list[str]]:
+    """Strata with enough patients for a number, and the names of the others."""
+    large = {name: mask for name, mask in outcomes.strata.items() if np.count_nonzero(mask) >= MIN_CELL}
+    return large, [name for name in outcomes.strata if name not in large]
+
+
+def hardest(baseline: ArmRuns, unit: str, share: float) -> Members:
+    """For each seed, the patients with the largest gap between IN and OUT under the baseline's other seeds.
+
+    Choosing by the models that are then attacked would make the baseline look worst: whom chance made easy to find
+    in its runs is found less often in anybody else's (regression to the mean). The gap is that of the deployed
+    model's statistic at the end of training, on the logit scale for losses of whole records.
+
+    Args:
+        baseline: The runs.
+        unit: Of the losses.
+        share: Of the patients; at least the smallest number that may be reported.
+    """
+    loss = baseline.loss[:, -1, 0].astype(np.float64)
+    stat = by_seed(baseline, list(statistics(loss, unit).values())[-1])
+    gap = stat[0] - stat[1]
+    most = min(max(MIN_CELL, math.ceil(share * gap.shape[1] - 1e-9)), gap.shape[1])
+    others = gap.sum(axis=0) - gap
+    left = others[None] - gap[:, None]  # of a target seed's others, less the one left out
+    return Members(full=_top(others, most), without=_top(left, most))
+
+
+def untouched(arm: ArmRuns) -> Members | None:
+    """Patients whom the arm's mitigation never touched in the runs of the other seeds; ``None`` if it does not say."""
+    if arm.touched is None:
+        return None
+    ever = by_seed(arm, arm.touched.astype(np.float64)).max(axis=0)
+    others = ever.sum(axis=0) - ever
+    return Members(full=others < 0.5, without=others[None] - ever[:, None] < 0.5)
+
+
+def _top(values: Floats, most: int) -> Bools:
+    """Marks the ``most`` largest of the last axis."""
+    found = np.zeros(values.shape, dtype=np.bool_)
+    best = np.argpartition(values, values.shape[-1] - most, axis=-1)[..., values.shape[-1] - most :]
+    np.put_along_axis(found, best, True, axis=-1)
+    return found
