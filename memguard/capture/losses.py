@@ -43,6 +43,8 @@ class CapturedLoss:
         signature: Function and reduction of the accepted call; ``None`` for an override.
         mass: ``(B,)`` float32, what the record's mean divides by: positions, or the class weights at them. A loss
             that is a mean over positions is the mean of ``loss`` with these weights. ``None`` for an override.
+        masses: ``(B, T)`` float32, how much each position counts in the returned loss, up to a factor; ``None`` unless
+            somebody asked (:func:`~memguard.capture.masses.token_masses`).
 
     Example:
         >>> import torch
@@ -59,6 +61,7 @@ class CapturedLoss:
     route: str
     signature: tuple[str, str] | None = None
     mass: Tensor | None = None
+    masses: Tensor | None = None
 
 
 def loss_of(returned: Any) -> Tensor | None:

@@ -63,6 +63,9 @@ class StepCapture:
         self._shadows = Shadows()
         self._last_arrival = -1
         self._batch = -1
+        self._taken: list[
+            tuple[Any, Positions]
+        ] = []  # batches of this step, for a private step that repeats them
 
     def install(self, trainer: Any, pl_module: Any) -> None:
         """Begin to listen; call in ``setup("fit")``. A second call starts afresh."""
@@ -88,6 +91,7 @@ class StepCapture:
         self.last_train = None
         self.batch_train = []
         self.last_val.clear()
+        self._taken.clear()
         self._last_arrival = self._batch = -1
 
     def this_batch(self) -> list[tuple[Positions, CapturedLoss, Any]]:
@@ -100,13 +104,16 @@ class StepCapture:
         arrival = self.tracker.arrivals
         again = arrival == self._last_arrival  # LBFGS evaluates one batch several times; the first one counts
         if again and self.weigher is not None:
-            self.weigher.refuse_again()
+            if not self.weigher.private:
+                self.weigher.refuse_again()
+            return self._again(self.weigher, step, args, kwargs)
         if again or not self.enabled["train"] or self._trainer is None:
             return step(*args, **kwargs)
         self._last_arrival = arrival
         self.last_train = None
         if self._batch != self._loop_batch():
             self._batch, self.batch_train = self._loop_batch(), []
+            self._taken.clear()
         batch = args[0] if args else next(iter(kwargs.values()), None)
         states = random_states() if self.weigher is not None and self._override() is not None else None
         returned, calls = self._heard(step, args, kwargs)
@@ -126,8 +133,28 @@ class StepCapture:
             self.n_taken += 1
             self.graph.compare(loss_of(returned), calls)
             if self.weigher is not None:
+                if self.weigher.private:
+                    self._taken.append((batch, self.last_train[0]))
                 return self._weighed(self.weigher, returned, calls, states)
         return returned
+
+    def _again(
+        self, weigher: Weigher, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A batch that a private step runs a second time: weighed as at the first, and not taken again."""
+        batch = args[0] if args else next(iter(kwargs.values()), None)
+        positions = next((at for one, at in reversed(self._taken) if one is batch), None)
+        returned, calls = self._heard(step, args, kwargs)
+        if loss_of(returned) is None:
+            return returned
+        if positions is None or calls is None:
+            raise AmbiguousLossError(
+                "a private step ran on a batch that was not seen before",
+                "its tokens cannot be weighed",
+                'pass DPSGD(engine="loop"), or take what weighs tokens out of callbacks=',
+            )
+        captured = attribute(calls, returned, len(positions), batch=batch, memory=self.memory)
+        return weigher.step(returned, calls, positions, captured)
 
     def _weighed(
         self, weigher: Weigher, returned: Any, calls: list[LossCall], states: RandomStates | None
@@ -146,7 +173,8 @@ class StepCapture:
         """Run the training step; the calls that may be its loss, ``None`` if a proven graph fails to tell."""
         if self._override() is not None:
             return step(*args, **kwargs), []
-        if self.graph.proven:
+        private = self.weigher is not None and self.weigher.private  # may be at work in the graph itself
+        if self.graph.proven and not private:
             returned = step(*args, **kwargs)
             call = self.graph.call(loss_of(returned))
             return returned, None if call is None else [call]
@@ -189,6 +217,8 @@ class StepCapture:
             return positions, captured, batch
         except MemguardError as problem:
             self.problem = problem
+            if stage == "train" and self.weigher is not None and self.weigher.private:
+                raise
             self.on_problem(problem, stage)
             return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from typing import Any, Protocol
 
@@ -19,9 +19,12 @@ from torch import Tensor
 
 from memguard.capture.call import LossCall
 from memguard.capture.evaluation import PerRecordLoss
+from memguard.capture.graph import kept_log_p
 from memguard.capture.ids import Positions
 from memguard.capture.losses import CapturedLoss, loss_of
+from memguard.capture.masses import token_masses
 from memguard.capture.stillness import untouched
+from memguard.capture.ways import call_of, changed_at, ways_to
 from memguard.errors import AmbiguousLossError, MemguardError, MemguardWarning
 
 __all__ = ["Weigher", "WeightRule", "random_states", "rerun_of", "weigh_call", "weigh_losses"]
@@ -29,17 +32,13 @@ __all__ = ["Weigher", "WeightRule", "random_states", "rerun_of", "weigh_call", "
 RandomStates = tuple[Tensor, dict[int, Tensor]]
 
 _FIX = "return the loss of one call of torch.nn.functional, or pass per_record_loss="
-# Nodes that are linear in the one input that has a gradient, whatever the constants beside it.
-_LINEAR = frozenset(
-    {"Add", "Alias", "Clone", "Div", "Expand", "Index", "MaskedFill", "MaskedSelect", "Mean", "Mul", "Neg", "Permute",
-     "Reshape", "ReshapeAlias", "Select", "Slice", "Squeeze", "Sub", "Sum", "T", "ToCopy", "Transpose", "UnsafeView",
-     "Unsqueeze", "View", "Where"}
-)  # fmt: skip
-_LONGEST = 64  # nodes between a returned loss and its call, or inside a call
 
 
 class WeightRule(Protocol):
-    """Weights ``(B,)`` of the records of a step, or ``(B, T)`` of their tokens; ``None`` where all are one."""
+    """Weights ``(B,)`` of the records of a step, or ``(B, T)`` of their tokens; ``None`` where all are one.
+
+    A rule with an attribute ``of_tokens = True`` is told by ``captured.masses`` how much each token counts.
+    """
 
     def __call__(self, positions: Positions, captured: CapturedLoss) -> Tensor | None:
         """Positions ``(B,)`` in the data set, and the losses that the step has just computed."""
@@ -54,6 +53,8 @@ class Weigher:
         rules: What gives the weights.
         checked: Whether a step has shown that its loss can be weighed. Until then what is in the way raises; later it
             warns once, and the step is trained as it is.
+        private: Whether a private step calls the training step: it may do so several times on one batch, and runs the
+            records one by one where something is in the way, which therefore always raises.
         weighed: Steps whose gradient was changed.
         missed: Steps that could not be weighed.
         problem: Why, the first time.
@@ -61,6 +62,7 @@ class Weigher:
 
     rules: list[WeightRule] = field(default_factory=list)
     checked: bool = False
+    private: bool = False
     weighed: int = 0
     missed: int = 0
     problem: MemguardError | None = None
@@ -118,6 +120,8 @@ class Weigher:
         """
         loss = loss_of(returned)
         try:
+            if loss is not None and any(getattr(rule, "of_tokens", False) for rule in self.rules):
+                captured = replace(captured, masses=token_masses(loss, call_of(loss, calls), captured))
             weights = self.weights(positions, captured)
             if weights is None and self.checked:
                 return returned
@@ -137,7 +141,7 @@ class Weigher:
                 if weights is not None:
                     returned = _replaced(returned, weigh_losses(loss, parts, weights))
         except MemguardError as problem:
-            if not self.checked:
+            if not self.checked or self.private:
                 raise
             self._miss(problem)
             return returned
@@ -196,7 +200,7 @@ def weigh_call(
         >>> logits.grad.tolist()
         [[-0.25, 0.25], [0.0, 0.0]]
     """
-    call = _call_of(loss, calls)
+    call = call_of(loss, calls)
     if call is None or call.elements is None or call.signature != captured.signature:
         raise AmbiguousLossError(
             "the returned loss is not one call of a loss function, or a linear function of one",
@@ -205,20 +209,29 @@ def weigh_call(
         )
     whole = call.result.shape == call.elements.shape and call.reduction == "none"
     through = call.result if whole else call.input
-    if not whole and not _only_through(call.result, through):
+    log_p = None if whole or call.name != "cross_entropy" else kept_log_p(call.result)
+    if log_p is not None:  # where a step that is read from its graph is weighed too: the same bits in every step
+        through = log_p
+    ways = [] if whole else ways_to(call.result, through)
+    if not whole and not ways:
         raise AmbiguousLossError(
             f"the gradient of {call.name} reaches other tensors than its input",
             "that part of it would keep its full weight",
             "detach target and weight, or pass per_record_loss=",
         )
     fitted = _fit(weights, call, through, len(captured.loss))
-    if hook and through.requires_grad:
-        zero = fitted == 0
+    if not hook or not through.requires_grad:
+        return
+    zero = fitted == 0
 
-        def scaled(grad: Tensor) -> Tensor:
-            return (grad * fitted.to(grad.dtype)).masked_fill(zero, 0.0)
+    def scaled(grad: Tensor) -> Tensor:
+        return (grad * fitted.to(grad.dtype)).masked_fill(zero, 0.0)
 
+    if whole:
         through.register_hook(scaled)  # type: ignore[no-untyped-call]
+    for node, number in ways:
+        # Not on the input itself: whoever listens there, as DP-SGD does at a layer, is to see the weighed gradient.
+        node.register_hook(changed_at(number, scaled))
 
 
 def weigh_losses(loss: Tensor, parts: Tensor, weights: Tensor) -> Tensor:
@@ -244,46 +257,6 @@ def weigh_losses(loss: Tensor, parts: Tensor, weights: Tensor) -> Tensor:
         )
     more = ((weights.to(parts.dtype) - 1) * parts).sum()
     return loss + (more - more.detach()).to(loss.dtype)
-
-
-def _call_of(loss: Tensor, calls: Sequence[LossCall]) -> LossCall | None:
-    """The call whose result a loss is, or is a linear function of."""
-    made = {call.result.grad_fn: call for call in calls if call.result.grad_fn is not None}
-    node: Any = loss.grad_fn
-    for _ in range(_LONGEST):
-        if node in made:
-            return made[node]
-        kind = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
-        if kind not in _LINEAR:
-            return None
-        before = [one for one, _ in node.next_functions if one is not None]
-        if len(before) != 1 or (kind == "Div" and node.next_functions[0][0] is None):
-            return None  # a product of two, or something over the loss
-        node = before[0]
-    return None
-
-
-def _only_through(result: Tensor, given: Tensor) -> bool:
-    """Whether every way from a result into the graph leads through a tensor, and one does."""
-    waiting: list[Any] = [result.grad_fn]
-    seen, found = set(waiting), False
-    while waiting:
-        node = waiting.pop()
-        if node is None or len(seen) > _LONGEST:
-            return False
-        for before, number in node.next_functions:
-            if before is None:
-                continue
-            if before is given.grad_fn and number == given.output_nr:
-                found = True
-            elif getattr(before, "variable", None) is not None:
-                if before.variable is not given:
-                    return False
-                found = True
-            elif before not in seen:
-                seen.add(before)
-                waiting.append(before)
-    return found
 
 
 def _fit(weights: Tensor, call: LossCall, through: Tensor, batch_size: int) -> Tensor:

@@ -196,7 +196,9 @@ class Ledger:
         Args:
             kind: ``"started"`` or ``"resumed"`` (with ``seeds``: use -> fingerprint), ``"ended"``, ``"probe"``
                 (``what``, and ``passed`` where it is a check), ``"feedback"``, ``"early_stop"``,
-                ``"monitored_checkpoint"``, ``"tuner"``, ``"private_log"``, ``"note"``, ``"refused"``.
+                ``"monitored_checkpoint"``, ``"tuner"``, ``"private_log"``, ``"mitigation"`` (with ``name``, and
+                ``depends_on="record"`` where weights follow from the record by itself: any other voids the guarantee),
+                ``"note"``, ``"refused"``.
             facts: JSON: numbers, words, lists and mappings. ``seen`` and ``why`` are read out by the statement.
 
         Returns:

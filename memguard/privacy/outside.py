@@ -50,6 +50,13 @@ def no_guarantee(ledger: Ledger, others: Sequence[OtherRun] = ()) -> list[str]:
         found.append(f"the sampling was {', '.join(other)}, and epsilon is computed for Poisson sampling")
     if tally.failed:
         found.append(f"steps were taken although a check had failed: {', '.join(tally.failed)}")
+    weighed = [one for one in _by_kind(ledger).get("mitigation", []) if one.get("depends_on") != "record"]
+    if weighed:
+        names = _names(weighed, "name") or "a mitigation"
+        found.append(
+            f"records were weighed by the data of others ({names}), so that a patient acts on more than his own "
+            "contribution"
+        )
     return found
 
 
@@ -95,6 +102,11 @@ def noted(ledger: Ledger) -> list[str]:
     """
     kinds = _by_kind(ledger)
     texts = [f"{str(entry['text']).rstrip('.')}." for entry in kinds.get("note", []) if "text" in entry]
+    texts += [
+        f"{_told(entry)[:-1]}{_since(entry)}."
+        for entry in kinds.get("mitigation", [])
+        if entry.get("depends_on") == "record" and "seen" in entry
+    ]
     refused = kinds.get("refused", [])
     texts += [f"Refused: {_told(entry)}" for entry in refused if "seen" in entry]
     what = _names([entry for entry in refused if "seen" not in entry], "what")
@@ -143,6 +155,12 @@ def _told(entry: Entry) -> str:
     why = str(entry.get("why") or "").strip().rstrip(".")
     text = f"{text}: {why}" if why else text
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _since(entry: Entry) -> str:
+    """From which step on, where it is not the first."""
+    step = int(entry.get("at_step", 0))
+    return f" (in a start at step {step:,})" if step else ""
 
 
 def _names(entries: Iterable[Entry], *keys: str) -> str:

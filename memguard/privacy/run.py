@@ -223,6 +223,17 @@ class PrivateRun:
 
     def note(self, finding: Finding) -> None:
         """A finding that does not break the guarantee, and that the statement reports."""
+        if finding.id == "mitigation/record":
+            name = finding.seen.partition("(")[0]
+            self.write(
+                "mitigation",
+                name=name,
+                depends_on="record",
+                seen=finding.seen,
+                why=finding.why,
+                at_step=self.steps,
+            )
+            return
         kind = _KINDS.get(finding.id, "note")
         self.write(kind, id=finding.id, seen=finding.seen, why=finding.why)
 

@@ -16,7 +16,7 @@ __all__ = ["KINDS", "Tally", "facts_of", "reused", "steps_in"]
 
 KINDS = (
     "created", "phase", "started", "resumed", "ended", "step", "probe", "feedback", "early_stop",
-    "monitored_checkpoint", "tuner", "private_log", "note", "refused", TORN,
+    "monitored_checkpoint", "tuner", "private_log", "mitigation", "note", "refused", TORN,
 )  # fmt: skip
 
 _A_STEP = b'{"kind":"step",'

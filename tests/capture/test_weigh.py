@@ -193,6 +193,23 @@ def test_weights_of_tokens(kind):
         torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["mean", "smoothed", "classes second", "bce", "none, then masked"])
+def test_whoever_listened_at_the_input_before_sees_the_weighed_gradient(kind):
+    made, parts = kinds()[kind]
+    model, seen = net(), []
+    z = model(X)
+    given = (z[:, 0] if kind in ("mean", "smoothed", "bce") else z) * 1
+    given.register_hook(lambda g: seen.append(g.clone()))
+    with LossCapture() as heard:
+        loss = made(given[:, None] if given.dim() == 2 else given)
+    captured = attribute(heard.calls, loss, B, batch={"codes": CODES, "padded": PADDED})
+    weigh_call(loss, heard.calls, R, captured)
+    loss.backward()
+    again = given.detach().requires_grad_()
+    (R * parts(again[:, None] if again.dim() == 2 else again)).sum().backward()
+    torch.testing.assert_close(seen[0], again.grad, rtol=1e-6, atol=1e-9)
+
+
 def test_a_weight_of_zero_silences_a_loss_that_is_infinite():
     given = torch.zeros(2, 2, dtype=torch.float64)
     given[1, 1] = -torch.inf  # probability zero of what happened

@@ -333,3 +333,17 @@ def test_classes_of_the_other_package():
         [old.callbacks.LearningRateFinder(), old.callbacks.EarlyStopping("x")], nn.Linear(1, 1)
     )
     assert [f.id for f in found] == ["static/tuner", "static/early_stopping"]
+
+
+@pytest.mark.parametrize(
+    ("on", "severity"), [("record", "ledger"), ("data", "refuse"), ("unknown", "refuse")]
+)
+def test_callbacks_that_weigh_records_say_by_what(on, severity):
+    class Weighs(Callback):
+        weights_depend_on = on
+
+        def said(self):
+            return "Weighs(x=1): half of them."
+
+    (found,) = scan_callbacks([Weighs(), Callback()], Net())
+    assert (found.severity, found.seen) == (severity, "Weighs(x=1)")

@@ -273,6 +273,34 @@ def test_what_changes_nothing_is_noted_apart(tmp_path):
     assert statement.outside == () and statement.noted == ("begun by hand.", "Refused: gradient_clip_val.")
 
 
+def test_weights_of_the_record_alone_are_noted_and_others_leave_no_guarantee(tmp_path):
+    ledger = made(tmp_path, 3)
+    ledger.append(
+        "mitigation", name="Own", depends_on="record", seen="Own(k=4)", why="weighs before clipping"
+    )
+    ledger.append(
+        "mitigation",
+        name="Own",
+        depends_on="record",
+        seen="Own(k=4)",
+        why="weighs before clipping",
+        at_step=2,
+    )
+    statement = stated(ledger)
+    assert not statement.no_guarantee and statement.outside == () and not statement.fed_back
+    assert statement.noted == (
+        "Own(k=4): weighs before clipping.",
+        "Own(k=4): weighs before clipping (in a start at step 2).",
+    )
+    for wrong in ({"depends_on": "data"}, {}):
+        other = made(tmp_path / str(len(wrong)), 3)
+        other.append("mitigation", name="FloorFlagged", **wrong)
+        statement = stated(other)
+        (reason,) = statement.no_guarantee
+        assert "the data of others (FloorFlagged)" in reason
+        assert statement.text().startswith("NO GUARANTEE") and not statement.epsilons
+
+
 def test_an_entry_of_a_later_version_is_not_passed_over(tmp_path):
     ledger = made(tmp_path, 3)
     ledger._write("synthetic_release", {"n": 5})

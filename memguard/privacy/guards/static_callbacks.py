@@ -73,6 +73,7 @@ def scan_callbacks(callbacks: Iterable[Any], module: nn.Module) -> list[Finding]
     """
     found: list[Finding] = []
     for callback in callbacks:
+        found += _weighing(callback)
         if type(callback).__module__.startswith(_OURS):
             continue
         found += _known(callback, module)
@@ -89,6 +90,34 @@ def scan_callbacks(callbacks: Iterable[Any], module: nn.Module) -> list[Finding]
                 )
             )
     return found
+
+
+def _weighing(callback: Any) -> list[Finding]:
+    """What a callback that weighs records says of its weights, by an attribute ``weights_depend_on``."""
+    on = getattr(callback, "weights_depend_on", None)
+    if on is None:
+        return []
+    name = type(callback).__name__
+    said = callback.said().partition(":")[0] if callable(getattr(callback, "said", None)) else name
+    if on == "record":
+        return [
+            Finding(
+                "mitigation/record",
+                said,
+                "its weights follow from each record by itself and act before clipping, so that epsilon holds with "
+                "them as without; it adds no guarantee of its own",
+                "nothing",
+                severity="ledger",
+            )
+        ]
+    return [
+        Finding(
+            "mitigation/data",
+            said,
+            "its weights depend on the data of others, so that a patient acts on more than his own contribution",
+            f"take {name} or DPSGD out of callbacks=",
+        )
+    ]
 
 
 def scan_plateau(configs: Iterable[Any]) -> list[Finding]:
