@@ -12,5 +12,21 @@ from memguard.report.comparison.data import (
     Row,
     Untouched,
 )
+from memguard.report.comparison.files import load, save
+from memguard.report.comparison.page import render_comparison_page
+from memguard.report.comparison.text import summary
 
-__all__ = ["SCHEMA", "ArmSummary", "Comparison", "Group", "Level", "Point", "Row", "Untouched"]
+__all__ = [
+    "SCHEMA",
+    "ArmSummary",
+    "Comparison",
+    "Group",
+    "Level",
+    "Point",
+    "Row",
+    "Untouched",
+    "load",
+    "render_comparison_page",
+    "save",
+    "summary",
+]
