@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memguard.callbacks.mitigate import DropFlagged, FloodFlagged, FloorFlagged, Reweight
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.callbacks.planted import PlantedCanaries
+    from memguard.callbacks.stopping import LeakageStopping
     from memguard.errors import MemguardError, MemguardWarning
     from memguard.preflight import check
 
@@ -25,6 +26,7 @@ __all__ = [
     "FloodFlagged",
     "FloorFlagged",
     "LeakageMonitor",
+    "LeakageStopping",
     "LightProbes",
     "MemguardError",
     "MemguardWarning",
@@ -43,6 +45,7 @@ _HOMES = {
     "FloodFlagged": "memguard.callbacks.mitigate",
     "FloorFlagged": "memguard.callbacks.mitigate",
     "LeakageMonitor": "memguard.callbacks.monitor",
+    "LeakageStopping": "memguard.callbacks.stopping",
     "LightProbes": "memguard.auditing.light",
     "PlantedCanaries": "memguard.callbacks.planted",
     "Reweight": "memguard.callbacks.mitigate",
