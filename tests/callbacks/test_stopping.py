@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from _light import Firsts, Reader
+from _light import loaders as light_loaders
 from _private import Data, Held, Mlp, private
 from _private import Visits as Private
 from _runs import Forecaster, Visits, loaders, trainer
@@ -25,6 +27,7 @@ from memguard.errors import DataError, MemguardError, MemguardWarning
 from memguard.mitigations.looks import confidence_of
 from memguard.privacy.ledger import Ledger
 from memguard.privacy.statement import Statement
+from memguard.probes.allowance import Allowance
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -496,3 +499,27 @@ def test_beside_dpsgd_the_choice_stands_outside_of_epsilon(tmp_path):
     assert "memguard/leakage_stopping/membership.auc/bound" in text
     written = " ".join((tmp_path / "dp").glob("*-statement.txt").__next__().read_text().split())
     assert "which weights are kept then depends on losses of training patients" in written
+
+
+# -- probes of the audit --------------------------------------------------------------------------------------
+
+
+def test_a_number_of_a_probe_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Allowance, "saved", property(lambda _: 1e6))
+
+    def go(folder, stopping):
+        monitor = LeakageMonitor(dirpath=folder, probes=[Firsts()], final_evaluation=False)
+        pl.seed_everything(0, verbose=False)
+        run = trainer(folder, monitor, stopping, epochs=3, logger=False)
+        run.fit(Reader(), *light_loaders())
+        return monitor, run
+
+    stopping = LeakageStopping(-10.0, of="memguard/firsts/second.minus_held_out", patience=2, bound="high")
+    monitor, run = go(tmp_path / "a", stopping)
+    points = [point.probes["firsts"]["second.minus_held_out"] for point in monitor.curve]
+    assert run.current_epoch == 2 and stopping.stopped.epoch == 2
+    for look, point in zip(stopping.looks, points, strict=True):
+        assert look.bound > point.high  # stretched
+    assert "memguard/leakage_stopping/firsts/second.minus_held_out/bound" in run.callback_metrics
+    with pytest.raises(MemguardError, match=r"the probe has firsts/second\.minus_held_out"):
+        go(tmp_path / "b", plain(0.5, of="firsts/third"))
