@@ -8,64 +8,25 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import memguard
 from memguard.adapters import CausalAdapter
 from memguard.errors import DataError, MemguardError
 from memguard.probes.asked import Budget
 from memguard.report.audit import evaluate
+from tests.auditing._next_codes import NAMES as ALL_NAMES
+from tests.auditing._next_codes import Codes, Data, Next, fitted
 
-NAMES = ("PAD", "BOS", "AGE//80-90", "GENDER//F", "ICD10CM/B20", *(f"CODE//{i}" for i in range(15)))
+NAMES = (*ALL_NAMES[:-1], "ICD10CM/B20")  # a sensitive code among them
 pytestmark = pytest.mark.filterwarnings("ignore::memguard.MemguardWarning")
 
 
-class Codes(Dataset):
-    def __init__(self, seed, n, first):
-        rng = np.random.default_rng(seed)
-        heads = np.tile([1, 2, 3], (n, 1))
-        self.rows = torch.from_numpy(np.concatenate([heads, rng.integers(4, 20, (n, 6))], 1))
-        self.patient_ids = list(range(first, first + n))
+class Few(Data):
+    """A record for each of a few patients."""
 
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, item):
-        return self.rows[item]
-
-
-class Data(pl.LightningDataModule):
     def __init__(self, held=30):
-        super().__init__()
-        self.vocabulary = NAMES
-        self.train, self.held = Codes(0, 40, 0), Codes(1, held, 100)
-
-    def train_dataloader(self):
-        return DataLoader(self.train, batch_size=20, shuffle=True)
-
-    def val_dataloader(self):
-        return DataLoader(self.held, batch_size=30)
-
-
-class Next(pl.LightningModule):
-    def __init__(self, width=24):
-        super().__init__()
-        self.save_hyperparameters()
-        self.codes = nn.Embedding(len(NAMES), width)
-        self.cell = nn.GRU(width, width, batch_first=True)
-        self.out = nn.Linear(width, len(NAMES))
-
-    def forward(self, codes):
-        return self.out(self.cell(self.codes(codes))[0])
-
-    def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), ignore_index=0)
-
-    def validation_step(self, batch, batch_idx):
-        return self.training_step(batch, batch_idx)
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), 0.02)
+        super().__init__(40, held, each=1, vocabulary=NAMES)
 
 
 class NanWhereSeven(Next):
@@ -78,14 +39,7 @@ class NanWhereSeven(Next):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    pl.seed_everything(0, verbose=False)
-    trainer = pl.Trainer(
-        max_epochs=12, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path_factory.mktemp("fit"),
-    )  # fmt: skip
-    module = Next()
-    trainer.fit(module, Data())
-    return module
+    return fitted(Few(), tmp_path_factory.mktemp("fit"))
 
 
 @pytest.fixture
@@ -95,7 +49,7 @@ def ask(trained, tmp_path):
             "references": "none", "probes": ["membership"], "backend": "sequential", "folder": tmp_path / "kept",
             "progress": False, "budget": Budget(patients=10, samples=1),
         }  # fmt: skip
-        return memguard.audit(module or trained, data or Data(), **{**given, **options})
+        return memguard.audit(module or trained, data or Few(), **{**given, **options})
 
     return run
 
@@ -114,8 +68,8 @@ def as_trained(kind, trained):
 @pytest.mark.parametrize(
     ("vocabulary", "why"),
     [
-        ((*NAMES, "X"), "21 names for a model of 20 tokens"),
-        (NAMES[:9], "9 names, and records hold tokens up to 19"),
+        ((*NAMES, "X"), "31 names for a model of 30 tokens"),
+        (NAMES[:9], "9 names, and records hold tokens up to 29"),
     ],
 )
 def test_names_of_another_tokenizer_cost_what_needs_names_and_nothing_else(ask, vocabulary, why):
@@ -129,24 +83,24 @@ def test_names_of_another_tokenizer_cost_what_needs_names_and_nothing_else(ask, 
 
 
 def test_a_vocabulary_that_is_shorter_than_the_model_and_not_than_the_data_is_filled_up(ask):
-    data = Data()
+    data = Few()
     for side in (data.train, data.held):
-        side.rows = side.rows.clamp(max=18)
-    found = ask(data, vocabulary=NAMES[:19])
-    assert found.subject.names == (*NAMES[:19], "tok19")
+        side.rows = side.rows.clamp(max=28)
+    found = ask(data, vocabulary=NAMES[:29])
+    assert found.subject.names == (*NAMES[:29], "tok29")
 
 
 def test_tokens_that_the_model_does_not_know(ask):
     for side in ("train", "held"):
-        data = Data()
+        data = Few()
         getattr(data, side).rows[:, 5] = 77
         with pytest.raises(DataError, match=r"the model fails on .*IndexError.*another tokenizer"):
             ask(data)
 
 
 def test_weights_of_another_training_are_said_to_be(ask, trained):
-    data = Data()
-    order = torch.from_numpy(np.random.default_rng(0).permutation(np.arange(1, 20)))
+    data = Few()
+    order = torch.from_numpy(np.random.default_rng(0).permutation(np.arange(1, 30)))
     for side in (data.train, data.held):  # another tokenizer with as many tokens
         side.rows = torch.cat([torch.zeros(1, dtype=torch.long), order])[side.rows]
     found = ask(data)
@@ -197,7 +151,7 @@ def test_losses_that_are_no_numbers_cost_their_records_alone(ask, trained):
     gaps = gaps_of(found)
     assert "NaN" in gaps["Min-K %, K = 20"].why
     assert any("their loss is not a number" in gap.why for gap in gaps.values())
-    seven = sum(bool((row == 7).any()) for side in (Data().train, Data().held) for row in side.rows[:, :-1])
+    seven = sum(bool((row == 7).any()) for side in (Few().train, Few().held) for row in side.rows[:, :-1])
     assert found.report.numbers()["membership.loss.auc"].estimate.n == 70 - seven
     assert "NaN" in gaps["Extraction: records given back word for word"].why
 
@@ -213,7 +167,7 @@ def test_a_model_of_nothing_but_nan_passes_no_gate(ask, trained):
 
 
 def test_where_nobody_could_be_flagged_a_gate_on_flags_does_not_pass(ask):
-    found = ask(Data(held=6))
+    found = ask(Few(held=6))
     assert "flagged" not in str(found)
     assert "Which patients stand out" in gaps_of(found)
     (gate,) = evaluate(["membership.flagged.value > 0"], found.report)
@@ -266,8 +220,8 @@ def test_references_that_underfit_raise_an_alarm(ask):
 
 def test_references_of_another_data_set_are_not_taken(ask):
     ask(references=2)
-    other = Data()
-    other.train.rows = Codes(9, 40, 0).rows
+    other = Few()
+    other.train.rows = Codes(9, 40, 0, each=1).rows
     found = ask(other, references=2)
     assert any("do not fit any more: data" in note for note in found.report.references.notes)
 

@@ -28,7 +28,7 @@ from memguard.records import make_feature_canaries
 from memguard.records.content import Ragged, RecordContent
 from memguard.records.patients import resolve_patients
 from memguard.report.audit import EpsilonClaim, render_markdown
-from tests.auditing.test_audit import QUICK, Data, fitted
+from tests.auditing._next_codes import QUICK, Data, fitted
 from tests.auditing.test_planted import some_canaries
 from tests.callbacks import _private as classifier
 

@@ -19,7 +19,7 @@ from memguard.probes.canary import CanaryProbe
 from memguard.records import Ragged, make_canaries, make_feature_canaries
 from memguard.records.content import RecordContent
 from memguard.records.patients import PatientMap
-from tests.auditing.test_audit import NAMES, QUICK, Codes, Data, Next, fitted
+from tests.auditing._next_codes import NAMES, QUICK, Codes, Data, Next, fitted
 
 pytestmark = pytest.mark.filterwarnings("ignore::memguard.MemguardWarning")
 
