@@ -12,60 +12,46 @@ arm takes its turn, so that the monitor is given half of the share here.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback
 
-from benchmarks.monitor_overhead import SameBatches
-from benchmarks.turns import CLOCKS, measure, options, prepare, size
+from benchmarks.demo_arms import Arms, options, take_turns
+from benchmarks.turns import CLOCKS
 from memguard import LeakageMonitor, LightProbes
-from recipes.nafld_next_code import NextCode
 
 SENSITIVE = Path(__file__).resolve().parents[1] / "recipes" / "data" / "nafld_sensitive.toml"
 
 
-class Arms:
-    """Makes both arms, and keeps the monitors with probes."""
+class Probed(Arms):
+    """Both arms have the monitor, one with probes; keeps the monitors with probes."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
-        self.args, self.folder, self.made = args, folder, 0
+        super().__init__(args, folder)
         self.monitors: list[LeakageMonitor] = []
 
-    def __call__(self, probed: bool) -> tuple[LightningModule, SameBatches, list[LeakageMonitor]]:
-        args = self.args
-        data = SameBatches(self.folder / "meds", args.patients, args.held_out)
-        model = NextCode(len(data.sequences.vocabulary), width=args.width, layers=args.layers)
-        self.made += 1
+    def callbacks(self, measured: bool, watch: Path) -> list[Callback]:
+        if not measured:
+            return [LeakageMonitor(dirpath=watch)]
         light = LightProbes(
-            args.probes.split(","),
-            share=args.share / 2,  # its clock runs while the other arm takes its turn
-            patients=args.asked,
+            self.args.probes.split(","),
+            share=self.args.share / 2,  # its clock runs while the other arm takes its turn
+            patients=self.args.asked,
             sensitive=SENSITIVE,
         )
-        monitor = LeakageMonitor(dirpath=self.folder / f"watch-{self.made}", probes=light if probed else None)
-        if probed:
-            self.monitors.append(monitor)
-        return model, data, [monitor]
+        self.monitors.append(LeakageMonitor(dirpath=watch, probes=light))
+        return self.monitors[-1:]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__.splitlines()[0])
     parser.set_defaults(epochs=20, repeats=2)
-    parser.add_argument("--patients", type=int, default=2400, help="to train on")
-    parser.add_argument("--held-out", type=int, default=1200)
     parser.add_argument("--asked", type=int, default=50, help="patients of each side")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--probes", default="attribute,membership,copies")
     parser.add_argument("--share", type=float, default=0.02)
     args = parser.parse_args(argv)
-    prepare(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        arms = Arms(args, Path(folder))
-        parameters = size(arms(False)[0])
-        seconds = measure(arms, epochs=args.epochs, repeats=args.repeats)
+    arms, parameters, seconds = take_turns(Probed, args)
     print(
         f"{args.patients:,} patients, {parameters:,} parameters, {args.epochs} epochs, {args.threads} thread(s); "
         f"{args.probes} of {args.asked} patients of each side, share {100 * args.share:g} %"

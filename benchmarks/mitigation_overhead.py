@@ -10,17 +10,15 @@ in every epoch after the first: nearly every batch then has some of them, and it
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 
-from benchmarks.monitor_overhead import SameBatches
-from benchmarks.turns import measure, options, prepare, size, table
+from benchmarks.demo_arms import Arms, options, take_turns
+from benchmarks.turns import table
 from memguard import LeakageMonitor
 from memguard.callbacks.mitigate import FloorFlagged
-from recipes.nafld_next_code import NextCode
 
 
 class Given(FloorFlagged):
@@ -36,23 +34,19 @@ class Given(FloorFlagged):
         return chosen[code], np.full(code.size, np.inf, np.float32)
 
 
-class Arms:
-    """Makes both arms, and keeps the mitigations."""
+class Mitigated(Arms):
+    """Both arms have the monitor, one the mitigation too; keeps what its steps were."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
-        self.args, self.folder, self.made = args, folder, 0
+        super().__init__(args, folder)
         self.steps: list[Steps] = []
 
-    def __call__(self, mitigated: bool) -> tuple[LightningModule, SameBatches, list[Callback]]:
-        args = self.args
-        data = SameBatches(self.folder / "meds", args.patients, args.held_out)
-        model = NextCode(len(data.sequences.vocabulary), width=args.width, layers=args.layers)
-        self.made += 1
-        monitor = LeakageMonitor(dirpath=self.folder / f"watch-{self.made}")
-        if not mitigated:
-            return model, data, [monitor]
+    def callbacks(self, measured: bool, watch: Path) -> list[Callback]:
+        monitor = LeakageMonitor(dirpath=watch)
+        if not measured:
+            return [monitor]
         self.steps.append(Steps(monitor))
-        return model, data, [monitor, Given(args.share), self.steps[-1]]
+        return [monitor, Given(self.args.share), self.steps[-1]]
 
 
 class Steps(Callback):
@@ -68,17 +62,9 @@ class Steps(Callback):
 
 def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__.splitlines()[0])
-    parser.add_argument("--patients", type=int, default=2400, help="to train on")
-    parser.add_argument("--held-out", type=int, default=1200)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--share", type=float, default=0.1, help="of the patients flagged")
     args = parser.parse_args(argv)
-    prepare(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        arms = Arms(args, Path(folder))
-        parameters = size(arms(False)[0])
-        seconds = measure(arms, epochs=args.epochs, repeats=args.repeats)
+    arms, parameters, seconds = take_turns(Mitigated, args)
     print(
         f"{args.patients:,} patients, {100 * args.share:g} % of them held back, {parameters:,} parameters, "
         f"{args.threads} thread(s)"
