@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from memguard.auditing.audit import audit
     from memguard.auditing.examine import Audit
     from memguard.auditing.light import LightProbes
+    from memguard.callbacks.deduplicate import Deduplicate
     from memguard.callbacks.dpsgd import DPSGD
+    from memguard.callbacks.goldfish import GoldfishLoss
     from memguard.callbacks.mitigate import DropFlagged, FloodFlagged, FloorFlagged, Reweight
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.callbacks.planted import PlantedCanaries
@@ -22,9 +24,11 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "DPSGD",
     "Audit",
+    "Deduplicate",
     "DropFlagged",
     "FloodFlagged",
     "FloorFlagged",
+    "GoldfishLoss",
     "LeakageMonitor",
     "LeakageStopping",
     "LightProbes",
@@ -41,9 +45,11 @@ __all__ = [
 _HOMES = {
     "Audit": "memguard.auditing.examine",
     "DPSGD": "memguard.callbacks.dpsgd",
+    "Deduplicate": "memguard.callbacks.deduplicate",
     "DropFlagged": "memguard.callbacks.mitigate",
     "FloodFlagged": "memguard.callbacks.mitigate",
     "FloorFlagged": "memguard.callbacks.mitigate",
+    "GoldfishLoss": "memguard.callbacks.goldfish",
     "LeakageMonitor": "memguard.callbacks.monitor",
     "LeakageStopping": "memguard.callbacks.stopping",
     "LightProbes": "memguard.auditing.light",

@@ -80,9 +80,10 @@ class Weighing(pl.Callback):
         self._monitor = next((one for one in callbacks if isinstance(one, LeakageMonitor)), None)
         others = [one for one in callbacks if isinstance(one, Weighing)]
         if self._monitor is None and others[0] is self:
+            keys = [batch_key(one.record_to_patient) for one in others]
             self._own = Capture(
                 record_ids=next((one.record_ids for one in others if one.record_ids is not None), None),
-                record_to_patient=batch_key(self.record_to_patient),
+                record_to_patient=next((key for key in keys if key is not None), None),
                 train_loader=next((one.train_loader for one in others if one.train_loader is not None), None),
             )
             self._own.install(trainer, pl_module)
