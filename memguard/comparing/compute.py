@@ -27,6 +27,11 @@ from memguard.report.comparison import ArmSummary, Comparison, Group, Level, Poi
 __all__ = ["compute"]
 
 Bools = NDArray[np.bool_]
+_WORDS = {
+    "all": "every patient of the pool",
+    "hardest": "for each seed, the patients whose losses differ most between models that saw them and models that did"
+    " not, in the other seeds and on average over all arms",
+}
 
 
 def compute(
@@ -107,7 +112,7 @@ class _Work:
         self.cell = cells(list(self.strata.values()), o.pool)
         self.groups: dict[str, Members] = {
             "all": fixed(np.ones(o.pool, dtype=np.bool_), o.seeds),
-            "hardest": hardest(self.base, o.unit, self.hardest),
+            "hardest": hardest(o.arms, o.unit, self.hardest),
             **{name: fixed(mask, o.seeds) for name, mask in self.strata.items()},
         }
         nobody = np.zeros(len(o.judging), dtype=np.bool_)
@@ -322,7 +327,12 @@ class _Work:
             tolerance=self.tolerance,
             attacks=tuple(attacks),
             groups=tuple(
-                Group(name=name, patients=members.patients, held_out=int(self.judges[name].sum()))
+                Group(
+                    name=name,
+                    patients=members.patients,
+                    held_out=int(self.judges[name].sum()),
+                    words=_WORDS.get(name, ""),
+                )
                 for name, members in self.groups.items()
             ),
             arms=tuple(_summary(arm) for arm in self.arms),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,25 +59,36 @@ def large_strata(outcomes: Outcomes) -> tuple[dict[str, Bools], list[str]]:
     return large, [name for name in outcomes.strata if name not in large]
 
 
-def hardest(baseline: ArmRuns, unit: str, share: float) -> Members:
-    """For each seed, the patients with the largest gap between IN and OUT under the baseline's other seeds.
+def hardest(arms: Sequence[ArmRuns], unit: str, share: float) -> Members:
+    """For each seed, the patients with the largest gap between IN and OUT under the other seeds, over all arms.
 
-    Choosing by the models that are then attacked would make the baseline look worst: whom chance made easy to find
-    in its runs is found less often in anybody else's (regression to the mean). The gap is that of the deployed
-    model's statistic at the end of training, on the logit scale for losses of whole records.
+    Two ways of choosing are unfair. Choosing by the models that are then attacked makes those look worst by whom they
+    were chosen: whom chance made easy to find in some runs is found less often in others (regression to the mean).
+    Choosing by the other seeds of the baseline alone, who are the references of the attacks on the baseline, sharpens
+    the attacks on the baseline and on nobody else: an arm of the same law then looks better
+    (``tests/comparing/test_compute.py`` measures it). So every arm has the same say: its gap of the deployed model's
+    statistic at the end of training (on the logit scale for losses of whole records), in units of the scatter of its
+    models, and the mean over the arms counts.
 
     Args:
-        baseline: The runs.
+        arms: All of them.
         unit: Of the losses.
         share: Of the patients; at least the smallest number that may be reported.
     """
-    loss = baseline.loss[:, -1, 0].astype(np.float64)
-    stat = by_seed(baseline, list(statistics(loss, unit).values())[-1])
-    gap = stat[0] - stat[1]
+    gap = np.mean([_gap(arm, unit) for arm in arms], axis=0)
     most = min(max(MIN_CELL, math.ceil(share * gap.shape[1] - 1e-9)), gap.shape[1])
     others = gap.sum(axis=0) - gap
     left = others[None] - gap[:, None]  # of a target seed's others, less the one left out
     return Members(full=_top(others, most), without=_top(left, most))
+
+
+def _gap(arm: ArmRuns, unit: str) -> Floats:
+    """``(S, P)`` IN minus OUT score of each seed, over the standard deviation of scores about their patient's mean."""
+    loss = arm.loss[:, -1, 0].astype(np.float64)
+    stat = by_seed(arm, list(statistics(loss, unit).values())[-1])
+    scatter = float(np.sqrt((stat - stat.mean(axis=1, keepdims=True)).var()))
+    gap: Floats = (stat[0] - stat[1]) / (scatter or 1.0)
+    return gap
 
 
 def untouched(arm: ArmRuns) -> Members | None:

@@ -186,7 +186,7 @@ class Comparison:
         unit: Of losses, ``"nats/token"`` or ``"nats/record"``.
         fpr: Share of the non-members that an attack may call members.
         confidence: Of every interval, unless it says otherwise itself.
-        hardest_share: Of the patients, those easiest to find under the baseline.
+        hardest_share: Of the patients; see the words of the group ``"hardest"``.
         tolerance: Relative loss of utility that counts as none.
         attacks: Names of the attacks of which the strongest counts.
         groups: Patients about whom numbers are given, ``"all"`` and ``"hardest"`` first.
