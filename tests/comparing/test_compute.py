@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_small_strata_are_left_out_and_named():
 
 
 def apart(choose, draws):
-    """TPR on the hardest under an arm of the same law minus that under the baseline, study by study."""
+    """TPR on the hardest under an arm of the same law minus that under the baseline, by LiRA, study by study."""
     found = []
     for draw in range(draws):
         cohort = Cohort(patients=150, held_out=20, seeds=4, stages=1, draw=100 + draw)
@@ -123,21 +124,17 @@ def apart(choose, draws):
         group = {"hardest": hardest(choose(arms), "nats/token", 0.05)}
         cell = cohort.is_rare[:150].astype(np.int64)
         base, same = (
-            strongest(attack(arm, 0, unit="nats/token", cell=cell), group, 0.02)
-            .numbers["hardest", "tpr"]
-            .value
-            for arm in arms
+            strongest(islice(attack(arm, 0, unit="nats/token", cell=cell), 2), group, 0.02) for arm in arms
         )
-        found.append(same - base)
+        found.append(same.numbers["hardest", "tpr"].value - base.numbers["hardest", "tpr"].value)
     return np.array(found)
 
 
 def test_choosing_the_hardest_gives_the_null_arm_no_advantage():
-    found = apart(lambda arms: arms, 30)
-    assert abs(found.mean()) < 3 * found.std() / np.sqrt(30)
+    found = apart(lambda arms: arms, 100)
+    assert abs(found.mean()) < 3 * found.std() / 10
 
 
-@pytest.mark.slow
 def test_choosing_the_hardest_by_the_baseline_alone_would():
     found = apart(lambda arms: arms[:1], 100)
     assert found.mean() < -3 * found.std() / 10
