@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from memguard.attacks.estimate import Estimate
@@ -330,3 +331,21 @@ class Comparison:
                 "read it with the memguard version named in the file",
             )
         return decode(cls, body)
+
+    def save(self, folder: str | Path) -> dict[str, Path]:
+        """Write every form of it; see `memguard.report.comparison.files.save`."""
+        from memguard.report.comparison.files import save
+
+        return save(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Comparison:
+        """Read what `save` wrote; see `memguard.report.comparison.files.load`."""
+        from memguard.report.comparison.files import load
+
+        return load(folder)
+
+    def __str__(self) -> str:
+        from memguard.report.comparison.text import summary
+
+        return summary(self)
