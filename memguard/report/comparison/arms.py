@@ -34,7 +34,7 @@ def arms_table(comparison: Comparison) -> Table:
     ]
     lines = [line_of(comparison, arm, _about(arm, basis)) for arm in comparison.arms]
     caption = (
-        "Seconds are of training one model, on whatever else the machine did. Touched: share of the patients "
+        "Seconds are of training one model, whatever else the machine was doing. Touched: share of the patients "
         "in training whom the mitigation ever concerned."
     )
     return Table("The arms", caption, heads, lines)

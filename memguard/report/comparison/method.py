@@ -44,9 +44,10 @@ def method(comparison: Comparison) -> list[tuple[str, str]]:
         ),
         (
             hardest[:1].upper() + hardest[1:],
-            "For each seed, those patients whom having trained on them changes most under the baseline's models of "
-            "the OTHER seeds. Chosen and judged by the same models, the baseline would look worst by chance alone. "
-            "An average over all patients hides them, and conclusions are drawn on them.",
+            "For each seed, those patients whose losses differ most between models that trained on them and models "
+            "that did not, in the OTHER seeds and on average over all arms, each with the same say. Chosen by the "
+            "models that are attacked, or by one arm alone, they would favour an arm by chance. An average over all "
+            "patients hides them, and conclusions are drawn on them.",
         ),
         (
             "Utility",
@@ -61,8 +62,9 @@ def method(comparison: Comparison) -> list[tuple[str, str]]:
         ),
         (
             "Unseen patients",
-            "Loss of the patients of a group whom the model did not train on: what a rare patient who comes tomorrow "
-            "would get. An arm that learns nothing rare leaks nothing rare, and this is where its price stands.",
+            "Loss of the patients of a group whom the model did not train on, those of the judging half among them: "
+            "what a rare patient who comes tomorrow would get. An arm that learns nothing rare leaks nothing rare, "
+            "and this is where its price stands.",
         ),
         (
             "Untouched patients",
@@ -72,7 +74,8 @@ def method(comparison: Comparison) -> list[tuple[str, str]]:
         (
             "An interval",
             f"{rate(comparison.confidence)}, from leaving out one seed after another, as target and as reference, "
-            f"with {comparison.seeds - 1} degrees of freedom. Each stands for itself: of a hundred that are "
+            f"with {comparison.seeds - 1} degrees of freedom. It speaks of other seeds over the same patients, not of "
+            "other patients. Each stands for itself: of a hundred that are "
             "right, some miss the truth by chance. Where it says “all arms”, it holds for all arms together.",
         ),
     ]

@@ -10,6 +10,7 @@ from memguard.report.comparison.data import Comparison
 from memguard.report.comparison.front import Way, front_figure, ways
 from memguard.report.comparison.method import does_not_show, method, methods_named
 from memguard.report.comparison.tables import by_group, final_table, level_tables, metrics_table, stages_table
+from memguard.report.comparison.text import headline
 from memguard.report.comparison.wording import groups_of, kind_of, kind_words, name_of_group, per, rate
 from memguard.report.page import fill
 from memguard.report.svg import inline_svg
@@ -48,14 +49,14 @@ def render_comparison_page(comparison: Comparison) -> str:
         comparison,
         "unseen_loss",
         "Loss of unseen patients",
-        f"Mean loss in {per(comparison.unit)} of patients of the group whom the model did not train on: above 0 is the "
-        "price that they pay.",
+        f"Mean loss in {per(comparison.unit)} of patients of the group whom the model did not train on; a difference "
+        "above 0 is the price that they pay.",
     )
     return fill(
         "comparison.html.j2",
         {
             "found": comparison,
-            "headline": _headline(comparison),
+            "headline": headline(comparison),
             "tiles": _tiles(comparison),
             "levels": level_tables(comparison),
             "final": final_table(comparison),
@@ -84,14 +85,6 @@ def render_comparison_page(comparison: Comparison) -> str:
             "min_cell": MIN_CELL,
         },
     )
-
-
-def _headline(comparison: Comparison) -> str:
-    others = [one for one in comparison.arms if kind_of(comparison, one) in ("private", "other")]
-    n = len(others)
-    if not n:
-        return f"Nothing was compared with “{comparison.baseline}”"
-    return f"{n} {'way' if n == 1 else 'ways'} to train, compared with “{comparison.baseline}”"
 
 
 def _tiles(comparison: Comparison) -> list[dict[str, str]]:
@@ -131,7 +124,7 @@ def _panels(comparison: Comparison) -> tuple[list[dict[str, Any]], list[str]]:
         panels.append(
             {
                 "title": name,
-                "words": size.words if size is not None else "",
+                "words": size.words if size is not None and group not in ("all", "hardest") else "",
                 "patients": f"{cell(size.patients)} patients, {cell(size.held_out)} judging"
                 if size is not None and known
                 else "",

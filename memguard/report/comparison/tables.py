@@ -45,7 +45,7 @@ def _level(comparison: Comparison, level: Level) -> Table:
     heads += [Column(name, group) for group, _, _ in pairs for name in ("value", "minus baseline")]
     reached = len(set(level.reached) & set(comparison.names()))
     caption = (
-        f"{level.words or level.name}: mean loss of the choosing half at most {figure(level.limit, 3)}; "
+        f"{level.words or level.name}: at most {figure(level.limit, 3)} on the choosing half; "
         f"{reached} of {len(comparison.arms)} arms came within it."
     )
     absent = [line_of(comparison, arm) for arm in comparison.arms if arm.name not in level.reached]

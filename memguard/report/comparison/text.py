@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from memguard.report.audit.wording import figure, value_text
 from memguard.report.comparison.data import Comparison, Row
 from memguard.report.comparison.wording import (
+    kind_of,
     known_row,
     name_of_group,
     per,
@@ -18,10 +19,26 @@ from memguard.report.comparison.wording import (
 )
 from memguard.report.text import DASH, count
 
-__all__ = ["scope", "summary"]
+__all__ = ["headline", "scope", "summary"]
 
 _WIDTH = 100
 _LONGEST = 28
+
+
+def headline(comparison: Comparison) -> str:
+    """How many ways to train, beside which.
+
+    Example:
+        >>> from memguard.report.comparison.data import ArmSummary
+        >>> arms = [ArmSummary(name="x"), ArmSummary(name="y")]
+        >>> headline(Comparison(version="0", baseline="x", seeds=4, models=8, patients=90, held_out=40, arms=arms))
+        '1 way to train, compared with “x”'
+    """
+    others = [one for one in comparison.arms if kind_of(comparison, one) in ("private", "other")]
+    n = len(others)
+    if not n:
+        return f"Nothing was compared with “{comparison.baseline}”"
+    return f"{n} {'way' if n == 1 else 'ways'} to train, compared with “{comparison.baseline}”"
 
 
 def scope(comparison: Comparison) -> str:
@@ -50,10 +67,9 @@ def summary(comparison: Comparison) -> str:
         >>> found = Comparison(version="0", baseline="x", seeds=4, models=8, patients=90, held_out=40,
         ...                    arms=[ArmSummary(name="x")])
         >>> print(summary(found).splitlines()[0])
-        0 arms beside x
+        Nothing was compared with “x”
     """
-    others = len([one for one in comparison.arms if one.name != comparison.baseline])
-    lines = [f"{others} {'arm' if others == 1 else 'arms'} beside {tidy(comparison.baseline)}"]
+    lines = _wrapped(tidy(headline(comparison)))
     lines += _wrapped(tidy(scope(comparison)))
     lines += _wrapped(
         f"Found: share of members above what {rate(comparison.fpr)} of non-members reach, by the strongest of "
