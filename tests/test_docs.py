@@ -56,7 +56,18 @@ def test_configuration_blocks_give_arguments_that_exist():
 
 
 def test_arguments_named_in_the_text_exist():
-    from memguard import DPSGD, FloorFlagged, LeakageMonitor, LightProbes, Reweight, attacks, audit
+    from memguard import (
+        DPSGD,
+        Deduplicate,
+        FloorFlagged,
+        GoldfishLoss,
+        LeakageMonitor,
+        LeakageStopping,
+        LightProbes,
+        Reweight,
+        attacks,
+        audit,
+    )
     from memguard.adapters import CausalAdapter, find_adapter
     from memguard.callbacks.planted import PlantedCanaries
     from memguard.records.patients import resolve_patients
@@ -65,7 +76,8 @@ def test_arguments_named_in_the_text_exist():
 
     known: set[str] = set()
     fronts = (LeakageMonitor, LightProbes, DPSGD, audit, resolve_patients, find_adapter, train_pool)
-    for front in (*fronts, FloorFlagged, Reweight, CausalAdapter, TrainingData, PlantedCanaries):
+    mitigations = (Deduplicate, FloorFlagged, GoldfishLoss, LeakageStopping, Reweight)
+    for front in (*fronts, *mitigations, CausalAdapter, TrainingData, PlantedCanaries):
         known |= set(inspect.signature(front).parameters)
     for name in attacks.__all__:
         known |= set(inspect.signature(getattr(attacks, name)).parameters)
