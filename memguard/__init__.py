@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from memguard.callbacks.monitor import LeakageMonitor
     from memguard.callbacks.planted import PlantedCanaries
     from memguard.callbacks.stopping import LeakageStopping
+    from memguard.comparing.compare import compare
+    from memguard.comparing.study import Arm, Study
     from memguard.errors import MemguardError, MemguardWarning
     from memguard.preflight import check
 
@@ -23,6 +25,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "DPSGD",
+    "Arm",
     "Audit",
     "Deduplicate",
     "DropFlagged",
@@ -36,13 +39,16 @@ __all__ = [
     "MemguardWarning",
     "PlantedCanaries",
     "Reweight",
+    "Study",
     "audit",
     "check",
+    "compare",
 ]
 
 # Lightning and torch take seconds to import: what needs them is loaded when it is first asked for. A module must
 # not have the name of what it holds: once imported, it would stand in its place.
 _HOMES = {
+    "Arm": "memguard.comparing.study",
     "Audit": "memguard.auditing.examine",
     "DPSGD": "memguard.callbacks.dpsgd",
     "Deduplicate": "memguard.callbacks.deduplicate",
@@ -57,8 +63,10 @@ _HOMES = {
     "Reweight": "memguard.callbacks.mitigate",
     "MemguardError": "memguard.errors",
     "MemguardWarning": "memguard.errors",
+    "Study": "memguard.comparing.study",
     "audit": "memguard.auditing.audit",
     "check": "memguard.preflight",
+    "compare": "memguard.comparing.compare",
 }
 # So that ``memguard.metrics.MembershipAUROC`` works after ``import memguard`` alone.
 _ROOMS = ("attacks", "metrics")

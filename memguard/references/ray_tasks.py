@@ -1,4 +1,4 @@
-"""Each reference a Ray task: several at a time, on this machine or on the machines of a cluster."""
+"""Each model a Ray task: several at a time, on this machine or on the machines of a cluster."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,7 +16,10 @@ from memguard.errors import ReferenceModelError
 from memguard.references.job import Backend, Job, Step, Trained
 from memguard.references.sequential import fit
 
-__all__ = ["on_ray"]
+__all__ = ["each_in_ray", "on_ray"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def on_ray(options: Mapping[str, Any] | None = None, workers: int | None = None) -> Backend:
@@ -52,21 +55,61 @@ def _train(
 ) -> Iterator[tuple[Job, Trained]]:
     if not jobs:
         return
+    work = partial(_fit, jobs[0].factory, jobs[0].data, jobs[0].settings)
+    given = {(job.k, job.seed): job for job in jobs}
+    items = [(job.k, job.rows, job.seed) for job in jobs]
+    for (k, _, seed), found in each_in_ray(
+        work, items, options=options, workers=workers, what=lambda item: f"reference {item[0]}"
+    ):
+        job = given[k, seed]
+        step(job.total)
+        # What comes out of Ray's memory cannot be written to, and is gone when Ray is.
+        copies = {id(value): value.clone() for value in found.state.values()}
+        state = {name: copies[id(value)] for name, value in found.state.items()}
+        yield job, Trained(state=state, steps=found.steps, epochs=found.epochs, seconds=found.seconds)
+
+
+def each_in_ray(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    options: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    what: Callable[[Item], str] = str,
+) -> Iterator[tuple[Item, Result]]:
+    """Each item a Ray task, with what the work made of it, as they are done.
+
+    Args:
+        work: Of one item; what it holds is sent to the processes once.
+        items: All of them.
+        options: Of a task, as in ``ray.remote``.
+        workers: As in `on_ray`.
+        what: Names an item in an error.
+
+    Raises:
+        ReferenceModelError: If Ray is not installed, or a task fails.
+
+    Example:
+        >>> list(each_in_ray(str, []))
+        []
+    """
+    if not items:
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported, or started
     try:
         import ray
     except ImportError as error:
         raise ReferenceModelError(
-            "Ray is not installed", "references cannot be spread", "pip install 'memguard-ehr[ray]'"
+            "Ray is not installed", "models cannot be spread", "pip install 'memguard-ehr[ray]'"
         ) from error
     if ray.is_initialized():
-        yield from _tasks(ray, options, jobs, step)
+        yield from _tasks(ray, work, items, dict(options or {}), what)
         return
     with _same_paths():
         local: dict[str, Any] = {"address": "local", "num_cpus": workers} if workers is not None else {}
         ray.init(**local, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield from _tasks(ray, options, jobs, step)
+        yield from _tasks(ray, work, items, dict(options or {}), what)
     finally:
         ray.shutdown()
 
@@ -85,28 +128,29 @@ def _same_paths() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _tasks(ray: Any, options: dict[str, Any], jobs: list[Job], step: Step) -> Iterator[tuple[Job, Trained]]:
-    task = ray.remote(**{"num_cpus": 1, **options})(_fit)
-    shared = ray.put((jobs[0].factory, jobs[0].data, jobs[0].settings))
-    place = _Place.here()
-    running = {task.remote(shared, job.k, job.rows, job.seed, place): job for job in jobs}
+def _tasks(
+    ray: Any,
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    options: dict[str, Any],
+    what: Callable[[Item], str],
+) -> Iterator[tuple[Item, Result]]:
+    task = ray.remote(**{"num_cpus": 1, **options})(_here)
+    shared, place = ray.put(work), _Place.here()
+    running = {task.remote(shared, item, place): item for item in items}
     try:
         while running:
             (done, *_), _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(done)
+            item = running.pop(done)
             try:
                 found = ray.get(done)
             except ray.exceptions.RayError as error:
                 raise ReferenceModelError(
-                    f"reference {job.k} failed in a Ray task: {str(error).strip().splitlines()[-1]}",
+                    f"{what(item)} failed in a Ray task: {str(error).strip().splitlines()[-1]}",
                     "no reference means no comparison with a model that never saw the patient",
                     'try backend="sequential", which shows where it fails',
                 ) from error
-            step(job.total)
-            # What comes out of Ray's memory cannot be written to, and is gone when Ray is.
-            copies = {id(value): value.clone() for value in found.state.values()}
-            state = {name: copies[id(value)] for name, value in found.state.items()}
-            yield job, Trained(state=state, steps=found.steps, epochs=found.epochs, seconds=found.seconds)
+            yield item, found
     finally:
         for left in running:
             ray.cancel(left, force=True)
@@ -134,7 +178,11 @@ class _Place:
         torch.use_deterministic_algorithms(self.strict)
 
 
-def _fit(shared: Any, k: int, rows: Any, seed: int, place: _Place) -> Trained:
+def _here(work: Callable[[Item], Result], item: Item, place: _Place) -> Result:
     place.enter()
-    factory, data, settings = shared
+    return work(item)
+
+
+def _fit(factory: Any, data: Any, settings: Any, item: tuple[int, Any, int]) -> Trained:
+    k, rows, seed = item
     return fit(Job(k=k, factory=factory, data=data, rows=rows, settings=settings, seed=seed), lambda n: None)

@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
+import lightning.pytorch as pl
 import numpy as np
 import torch
 
@@ -18,7 +19,16 @@ from memguard.references.data import TrainingData
 from memguard.references.job import Job
 from memguard.references.sources import code_of, plain
 
-__all__ = ["SAMPLE", "Recipe", "content_hash", "differences", "fingerprint", "recipe_of"]
+__all__ = [
+    "SAMPLE",
+    "Recipe",
+    "content_hash",
+    "differences",
+    "fingerprint",
+    "module_recipe",
+    "recipe_of",
+    "versions",
+]
 
 Recipe = Mapping[str, Any]
 SAMPLE = 2048  # records that are read for the fingerprint of a data set
@@ -57,23 +67,11 @@ def recipe_of(job: Job, records: str) -> dict[str, Any]:
         (1, 'lightning.pytorch.demos.boring_classes.BoringModel')
     """
     module = job.module()
-    kinds = {type(part) for part in module.modules()}
     data = job.data
     collate = data.collate_fn
     functions = [f.func if isinstance(f, functools.partial) else f for f in (job.factory, collate)]
     return {
-        "module": {
-            "class": f"{type(module).__module__}.{type(module).__qualname__}",
-            "hparams": plain(dict(module.hparams)),
-            "attributes": _attributes(module),
-        },
-        "code": code_of([*kinds, *(f for f in functions if f is not None)]),
-        "architecture": {
-            name: [str(value.dtype), *value.shape]
-            if isinstance(value, torch.Tensor)
-            else type(value).__name__
-            for name, value in module.state_dict().items()
-        },
+        **module_recipe(module, [f for f in functions if f is not None]),
         "initial weights": _weights(module),
         "settings": job.settings.primitives(),
         "loader": {
@@ -86,11 +84,49 @@ def recipe_of(job: Job, records: str) -> dict[str, Any]:
         "data": records,
         "mask": hashlib.sha256(np.asarray(job.rows, np.int64).tobytes()).hexdigest()[:16],
         "seed": [job.seed, job.k],
-        "versions": {
-            "torch": str(torch.__version__),
-            "lightning": lightning.__version__,
-            "numpy": np.__version__,
+        "versions": versions(),
+    }
+
+
+def module_recipe(module: pl.LightningModule, functions: Sequence[Any] = ()) -> dict[str, Any]:
+    """What makes a module before its first step, but for its weights: class, settings, code, shapes.
+
+    Args:
+        module: New.
+        functions: What else made it.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> module_recipe(BoringModel())["architecture"]
+        {'layer.weight': ['torch.float32', 2, 32], 'layer.bias': ['torch.float32', 2]}
+    """
+    return {
+        "module": {
+            "class": f"{type(module).__module__}.{type(module).__qualname__}",
+            "hparams": plain(dict(module.hparams)),
+            "attributes": _attributes(module),
         },
+        "code": code_of([*{type(part) for part in module.modules()}, *functions]),
+        "architecture": {
+            name: [str(value.dtype), *value.shape]
+            if isinstance(value, torch.Tensor)
+            else type(value).__name__
+            for name, value in module.state_dict().items()
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that compute.
+
+    Example:
+        >>> sorted(versions())
+        ['lightning', 'numpy', 'torch']
+    """
+    return {
+        "torch": str(torch.__version__),
+        "lightning": lightning.__version__,
+        "numpy": np.__version__,
     }
 
 

@@ -1,0 +1,120 @@
+"""From measured runs to the arrays that are attacked: patients instead of records, arms beside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memguard.callbacks.dpsgd import DPSGD
+from memguard.comparing.kept import Measured
+from memguard.comparing.measuring import SIGNALS
+from memguard.comparing.outcomes import TAKEN, ArmRuns, Outcomes
+from memguard.comparing.population import Population
+from memguard.comparing.study import Arm, Study
+from memguard.comparing.training import Run
+
+__all__ = ["gathered"]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+
+def gathered(
+    study: Study,
+    population: Population,
+    arms: Mapping[str, Arm],
+    runs: Sequence[Run],
+    found: Sequence[Measured],
+) -> Outcomes:
+    """The outcomes of a study.
+
+    Args:
+        study: What was compared.
+        population: On whom.
+        arms: By name.
+        runs: All of them.
+        found: Each measured.
+    """
+    p = population.n_patients
+    loss = {at: _of_patients(population, one) for at, one in enumerate(found)}
+    known: Bools = np.ones(p + population.judging.size, np.bool_)  # patients with a predicted token
+    for one in loss.values():
+        known &= np.isfinite(one[:, 0]).all(axis=0)
+    tokens = np.bincount(population.patient, weights=population.tokens, minlength=known.size).astype(np.int64)
+    pool, held_out = np.flatnonzero(known[:p]), p + np.flatnonzero(known[p:])
+    return Outcomes(
+        arms=[
+            _arm(
+                name,
+                arm,
+                [(run, found[at], loss[at]) for at, run in enumerate(runs) if run.arm == name],
+                (pool, held_out),
+                population,
+            )
+            for name, arm in arms.items()
+        ],
+        baseline=study.baseline,
+        control=study.control_name if study.control else None,
+        strata={name: mask[pool] for name, mask in population.strata.items()},
+        held_out_strata={name: mask[held_out] for name, mask in population.strata.items()},
+        tokens=tokens[pool],
+        judging=population.judging[held_out - p],
+        unit="nats/token" if population.sides.target.unit == "nats/token" else "nats/record",
+    )
+
+
+def _of_patients(population: Population, one: Measured) -> Floats:
+    """``(T, G, P + H)``; where a way of asking is as the deployed model at every stage, NaN."""
+    stages, ways, _ = one.loss.shape
+    out = np.full((stages, ways, population.n_patients + population.judging.size), np.nan, np.float32)
+    for stage in range(stages):
+        for way in range(ways):
+            if np.isfinite(one.loss[stage, way]).any():
+                out[stage, way] = population.of_patients(one.loss[stage, way].astype(np.float64))
+    return out
+
+
+def _arm(
+    name: str,
+    arm: Arm,
+    parts: Sequence[tuple[Run, Measured, Floats]],
+    kept: tuple[NDArray[np.int64], NDArray[np.int64]],
+    population: Population,
+) -> ArmRuns:
+    pool, held_out = kept
+    loss = np.stack([one for _, _, one in parts])  # (K, T, G, P + H)
+    for way in range(1, len(SIGNALS)):
+        for stage in range(loss.shape[1]):
+            other = loss[:, stage, way]
+            absent = np.isnan(other).all(axis=1)
+            if not absent.all():  # of some models only: the others are the same as deployed
+                other[absent] = loss[absent, stage, 0]
+    private = [one for one in arm.callbacks() if isinstance(one, DPSGD)]
+    epsilon = [one.epsilon for _, one, _ in parts]
+    metrics = set.intersection(*(set(one.metrics) for _, one, _ in parts)) - TAKEN
+    return ArmRuns(
+        name=name,
+        inside=np.stack([run.patients[pool] for run, _, _ in parts]),
+        seed=np.array([run.seed for run, _, _ in parts]),
+        loss=loss[..., pool],
+        held_out=loss[:, :, 0][..., held_out],
+        epochs=np.stack([one.epochs for _, one, _ in parts]),
+        seconds=np.array([one.seconds for _, one, _ in parts]),
+        signals=SIGNALS,
+        touched=None
+        if any(one.touched is None for _, one, _ in parts)
+        else np.stack([_patients_touched(one, population)[pool] for _, one, _ in parts]),
+        metrics={key: np.array([one.metrics[key] for _, one, _ in parts]) for key in sorted(metrics)},
+        epsilon=None if any(one is None for one in epsilon) else np.array(epsilon, np.float64),
+        guarantee=f"DP-SGD, the {private[0].settings.unit} as the unit" if private else "",
+        settings=dict(arm.settings),
+    )
+
+
+def _patients_touched(one: Measured, population: Population) -> NDArray[np.bool_]:
+    found = np.zeros(population.n_patients, np.bool_)
+    assert one.touched is not None
+    found[population.patient[: population.n_training][one.touched]] = True
+    return found

@@ -1,0 +1,106 @@
+"""The data of a study: both sides, and the loaders on part of them with which each model is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Subset
+
+from memguard.errors import DataError
+from memguard.references.data import TrainingData
+
+__all__ = ["Loaded"]
+
+Ints = NDArray[np.int64]
+
+
+class Loaded:
+    """Loaders of both sides, asked for once.
+
+    Args:
+        data: A LightningDataModule, or a pair of loaders ``(train, held out)``.
+
+    Raises:
+        DataError: If it is neither, or a side has not exactly one loader.
+
+    Example:
+        >>> train, held_out = DataLoader([1.0, 2.0, 3.0]), DataLoader([4.0, 5.0])
+        >>> loaded = Loaded((train, held_out))
+        >>> loaded.train.dataset, loaded.held_out.dataset
+        ([1.0, 2.0, 3.0], [4.0, 5.0])
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.datamodule = data if isinstance(data, pl.LightningDataModule) else None
+        if self.datamodule is not None:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+            sides: Sequence[Any] = (self.datamodule.train_dataloader(), self.datamodule.val_dataloader())
+        else:
+            sides = data if isinstance(data, tuple | list) else ()
+        found = [_only(side) for side in sides]
+        if len(found) != 2 or any(one is None for one in found):
+            raise DataError(
+                f"data of type {type(data).__name__} without one training and one validation loader",
+                "arms are trained on part of the one side and judged on part of the other",
+                "pass a LightningDataModule with one loader for each side, or a pair of loaders (train, held out)",
+            )
+        self.train: DataLoader[Any] = found[0]  # type: ignore[assignment]
+        self.held_out: DataLoader[Any] = found[1]  # type: ignore[assignment]
+
+    def whole(self) -> Any:
+        """Both sides in full, as `in_a_run` takes them."""
+        return self._as_given(self.train, self.held_out)
+
+    def part(self, patient: Ints, rows: Ints, held_out_rows: Ints, *, seed: int) -> Any:
+        """Loaders on some of the records.
+
+        Args:
+            patient: ``(N + M,)`` codes.
+            rows: Training records to train on.
+            held_out_rows: Held-out records to validate on.
+            seed: Of the order of the training records.
+        """
+        training = TrainingData.from_loaders(self.train, self.held_out, patient)
+        return self._as_given(training.loader(rows, seed=seed), self.held_out_part(held_out_rows))
+
+    def held_out_part(self, rows: Ints) -> DataLoader[Any]:
+        """The user's validation loader on some of its records, in order."""
+        loader = self.held_out
+        return DataLoader(
+            Subset(loader.dataset, np.asarray(rows).tolist()),
+            batch_size=loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1),
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            worker_init_fn=loader.worker_init_fn,
+        )
+
+    def training_data(self, patient: Ints) -> TrainingData:
+        """For a fingerprint of what is trained on."""
+        return TrainingData.from_loaders(self.train, self.held_out, patient)
+
+    def _as_given(self, train: DataLoader[Any], held_out: DataLoader[Any]) -> Any:
+        if self.datamodule is None:
+            return train, held_out
+        only = copy.copy(self.datamodule)  # it keeps its hooks on batches
+        only.trainer = None
+        for name in ("prepare_data", "setup", "teardown"):
+            object.__setattr__(only, name, _nothing)
+        object.__setattr__(only, "train_dataloader", lambda: train)
+        object.__setattr__(only, "val_dataloader", lambda: held_out)
+        return only
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Data are prepared and set up already."""
+
+
+def _only(loaders: Any) -> DataLoader[Any] | None:
+    found = list(loaders.values()) if isinstance(loaders, dict) else loaders
+    found = list(found) if isinstance(found, list | tuple) else [found]
+    return found[0] if len(found) == 1 and isinstance(found[0], DataLoader) else None

@@ -1,0 +1,144 @@
+"""What a model loses on every record, asked in the ways an attacker who holds the model could ask.
+
+An arm must not look better because its model hides what it knows when it is evaluated. Beside the losses of the model
+as it is deployed there are therefore those of the path on which it was trained, and those of its weights in the
+baseline's code. Where they are the same, nothing is measured twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from numpy.typing import NDArray
+
+from memguard.auditing.live import LiveRun, in_a_run
+from memguard.auditing.sides import Losses, Sides, losses_at, losses_of
+from memguard.capture.evaluation import step_arguments
+from memguard.capture.stillness import forked_rng
+from memguard.errors import MemguardError
+
+__all__ = ["SIGNALS", "as_trained", "measure"]
+
+Floats = NDArray[np.float32]
+SIGNALS = ("as deployed", "as trained", "by the baseline's code")
+_SAME = 1e-5
+_TRIED = 64  # records on which ways are compared
+
+
+def measure(
+    module: pl.LightningModule,
+    states: Any,
+    data: Any,
+    sides: Sides,
+    *,
+    plain: Callable[[], pl.LightningModule],
+    record_to_patient: Any = "auto",
+    per_record_loss: Any = None,
+) -> Floats:
+    """Losses of all records at each stage, by each way of asking.
+
+    Args:
+        module: Trained, as it would be deployed.
+        states: T states of its weights.
+        data: Both sides in full.
+        sides: Of the study.
+        plain: Makes a module of the baseline.
+        record_to_patient: As `LeakageMonitor` takes it.
+        per_record_loss: As `LeakageMonitor` takes it.
+
+    Returns:
+        ``(T, 3, N + M)`` float32 in the order of `SIGNALS`; NaN where a way gives the same losses as the deployed
+        model, or cannot be asked.
+    """
+
+    def work(run: LiveRun) -> Floats:
+        found = np.full((len(states), len(SIGNALS), len(sides.content)), np.nan, np.float32)
+        for stage, state in enumerate(states):
+            run.module.load_state_dict(dict(state))
+            found[stage, 0] = losses_of(run, run.module, sides).loss
+            with as_trained(run):
+                found[stage, 1] = _other(run, run.module, sides, found[stage, 0])
+            baseline = _holding(plain, state)
+            if baseline is not None:
+                found[stage, 2] = _other(run, baseline, sides, found[stage, 0])
+        return found
+
+    return in_a_run(module, data, work, record_to_patient=record_to_patient, per_record_loss=per_record_loss)
+
+
+def _other(run: LiveRun, module: pl.LightningModule, sides: Sides, known: Floats) -> Floats | float:
+    """Losses by another way, NaN where it gives what is known already or fails."""
+    rows = np.unique(np.linspace(0, len(known) - 1, _TRIED).astype(np.int64))
+    try:
+        with forked_rng(0):
+            some = losses_at(run, module, rows, sides)
+            if np.allclose(some, known[rows], rtol=_SAME, atol=_SAME, equal_nan=True):
+                return np.nan
+        with forked_rng(0):
+            all_of_them: Losses = losses_of(run, module, sides)
+    except MemguardError:
+        return np.nan  # it cannot be asked in this way
+    return all_of_them.loss.astype(np.float32)
+
+
+@contextlib.contextmanager
+def as_trained(run: LiveRun) -> Iterator[None]:
+    """Inside, losses come of the training step, with the user's modules in training mode and torch's own not.
+
+    A branch on ``self.training`` is then taken as it was in training, while dropout and batch normalization of torch
+    stay still.
+    """
+    module, capture = run.module, run.capture
+    own = [part for part in module.modules() if not type(part).__module__.startswith("torch.nn")]
+    before = capture.per_record_loss
+
+    @contextlib.contextmanager
+    def training() -> Iterator[None]:
+        modes = [part.training for part in own]
+        for part in own:
+            part.training = True
+        try:
+            yield
+        finally:
+            for part, mode in zip(own, modes, strict=True):
+                part.training = mode
+
+    def step(batch: Any, batch_idx: int) -> Any:
+        with training():
+            return module.training_step(*step_arguments(module.training_step, batch, batch_idx))
+
+    def override(asked: Any, batch: Any) -> Any:
+        assert before is not None
+        with training():
+            return before(asked, batch)
+
+    had = module.__dict__.get("validation_step", _ABSENT)
+    object.__setattr__(module, "validation_step", step)
+    if before is not None:
+        capture.per_record_loss = override
+    try:
+        yield
+    finally:
+        capture.per_record_loss = before
+        if had is _ABSENT:
+            module.__dict__.pop("validation_step", None)
+        else:
+            object.__setattr__(module, "validation_step", had)
+
+
+def _holding(plain: Callable[[], pl.LightningModule], state: Any) -> pl.LightningModule | None:
+    """A module of the baseline with these weights; ``None`` where they do not fit it."""
+    with forked_rng(0):
+        module = plain()
+    try:
+        module.load_state_dict(dict(state))
+    except RuntimeError:
+        return None
+    return module
+
+
+_ABSENT = object()
