@@ -210,7 +210,9 @@ def weigh_call(
     whole = call.result.shape == call.elements.shape and call.reduction == "none"
     through = call.result if whole else call.input
     log_p = None if whole or call.name != "cross_entropy" else kept_log_p(call.result)
-    if log_p is not None:  # where a step that is read from its graph is weighed too: the same bits in every step
+    if (
+        log_p is not None
+    ):  # where a step that is read from its graph is weighed too: the same bits in every step
         through = log_p
     ways = [] if whole else ways_to(call.result, through)
     if not whole and not ways:
@@ -225,7 +227,10 @@ def weigh_call(
     zero = fitted == 0
 
     def scaled(grad: Tensor) -> Tensor:
-        return (grad * fitted.to(grad.dtype)).masked_fill(zero, 0.0)
+        product = grad * fitted.to(grad.dtype)
+        if product.device.type == "cpu" and bool(product.sum().isfinite()):  # an infinity times zero is none
+            return product
+        return product.masked_fill_(zero, 0.0)
 
     if whole:
         through.register_hook(scaled)  # type: ignore[no-untyped-call]
