@@ -150,7 +150,8 @@ class _Sentences:
         one = self.found.arm(arm)
         if one.epsilon is None:
             return "It gives no guarantee."
-        return one.guarantee or f"It guarantees epsilon {one.epsilon:.3g} at most."
+        words = f" ({one.guarantee})" if one.guarantee else ""
+        return f"It guarantees epsilon {one.epsilon:.3g} at most{words}."
 
     # -- may not -------------------------------------------------------------------------------------------
 
