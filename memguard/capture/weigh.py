@@ -210,9 +210,7 @@ def weigh_call(
     whole = call.result.shape == call.elements.shape and call.reduction == "none"
     through = call.result if whole else call.input
     log_p = None if whole or call.name != "cross_entropy" else kept_log_p(call.result)
-    if (
-        log_p is not None
-    ):  # where a step that is read from its graph is weighed too: the same bits in every step
+    if log_p is not None:  # as in steps that are read from their graph: the same bits in every step
         through = log_p
     ways = [] if whole else ways_to(call.result, through)
     if not whole and not ways:

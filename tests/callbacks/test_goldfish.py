@@ -261,6 +261,10 @@ def test_a_stream_needs_ids(tmp_path):
 private = partial(_private, max_grad_norm=0.3)
 
 
+def private_trainer(tmp_path, *callbacks, **options):
+    return trainer(tmp_path, *callbacks, logger=False, default_root_dir=tmp_path, **options)
+
+
 def oracle(module, codes):
     logits = module(codes[:, :-1])
     each = F.cross_entropy(logits.transpose(1, 2), codes[:, 1:], reduction="none", ignore_index=0)
@@ -302,7 +306,7 @@ def test_private_updates_are_those_of_the_weighed_loss_by_hand(tmp_path, make, e
     torch.manual_seed(0)
     data, module, dpsgd = Codes(records=30), make(), private(engine=engine, checks=True)
     recorder = Recorder(dpsgd)
-    run = trainer(tmp_path, goldfish(), dpsgd, recorder, logger=False, max_steps=4, max_epochs=50)
+    run = private_trainer(tmp_path, goldfish(), dpsgd, recorder, max_steps=4, max_epochs=50)
     run.fit(module, DataLoader(data, batch_size=12, shuffle=True, collate_fn=padded))
     assert len(recorder.steps) == 4
     for weights, positions, grads in recorder.steps:
@@ -319,7 +323,7 @@ def test_private_updates_are_those_of_the_weighed_loss_by_hand(tmp_path, make, e
 def test_it_stands_in_the_ledger_as_composing(tmp_path):
     torch.manual_seed(0)
     dpsgd = private(engine="auto", noise_multiplier=1.0)
-    run = trainer(tmp_path, dpsgd, goldfish(), logger=False, max_steps=3, max_epochs=50)
+    run = private_trainer(tmp_path, dpsgd, goldfish(), max_steps=3, max_epochs=50)
     run.fit(Gpt(), DataLoader(Codes(records=30), batch_size=12, collate_fn=padded))
     entries = [json.loads(line) for line in dpsgd.ledger_path.read_text().splitlines()]
     (entry,) = [one for one in entries if one["kind"] == "mitigation"]
@@ -343,7 +347,7 @@ def test_watched_and_private(tmp_path):
         LeakageMonitor(dirpath=tmp_path / "watch", final_evaluation=False),
         private(engine="opacus"),
     )
-    run = trainer(tmp_path, monitor, goldfish(), dpsgd, logger=False, epochs=2)
+    run = private_trainer(tmp_path, monitor, goldfish(), dpsgd, epochs=2)
     run.fit(
         Watched(),
         DataLoader(Codes(records=30), batch_size=12, collate_fn=padded),
