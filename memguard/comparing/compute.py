@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,7 @@ from memguard import __version__
 from memguard.attacks import Estimate
 from memguard.attacks._checks import share
 from memguard.comparing.attack import attack, cells
+from memguard.comparing.described import notes, summary
 from memguard.comparing.groups import Members, fixed, hardest, large_strata, untouched
 from memguard.comparing.intervals import Number, difference, estimate
 from memguard.comparing.judge import judge
@@ -22,7 +22,7 @@ from memguard.comparing.untouched import reaudit
 from memguard.comparing.utility import held_out_loss, of_seeds, over_seeds, unseen_loss
 from memguard.errors import MemguardError, ResolutionError
 from memguard.records.small_cells import MIN_CELL
-from memguard.report.comparison import ArmSummary, Comparison, Group, Level, Point, Row, Untouched
+from memguard.report.comparison import Comparison, Group, Level, Point, Row, Untouched
 
 __all__ = ["compute"]
 
@@ -335,12 +335,12 @@ class _Work:
                 )
                 for name, members in self.groups.items()
             ),
-            arms=tuple(_summary(arm) for arm in self.arms),
+            arms=tuple(summary(arm) for arm in self.arms),
             rows=tuple(rows),
             points=tuple(self.points()),
             levels=tuple(self._level(bar) for bar in self.bars),
             untouched=tuple(self.untouched()),
-            notes=tuple(self._notes()),
+            notes=tuple(notes(o, self.small, self.judges, self.alone)),
         )
         return judge(found, self.beside_private())
 
@@ -349,55 +349,3 @@ class _Work:
             name: float(self.outcomes.arm(name).epochs[:, at].mean()) for name, at in bar.stages.items()
         }
         return Level(name=bar.name, limit=bar.limit, words=bar.words, reached=epochs)
-
-    def _notes(self) -> list[str]:
-        o = self.outcomes
-        found = [
-            "Every interval is over seeds, for the same patients: it does not say how other patients would fare.",
-            "A maximum over attacks is too large on average, in every arm; an arm with more signals has more attacks.",
-        ]
-        if self.small:
-            found.append(
-                f"Fewer than {MIN_CELL} patients, and therefore no numbers, in: {', '.join(self.small)}."
-            )
-        few = [n for n, m in self.judges.items() if n in self.strata and np.count_nonzero(m) < MIN_CELL]
-        if few:
-            found.append(
-                f"Fewer than {MIN_CELL} held-out patients judge, so no held-out loss, in: {', '.join(few)}."
-            )
-        if o.seeds == 3:
-            found.append(
-                "With three seeds LiRA has too few references and is not among the attacks; train more."
-            )
-        for arm in self.arms:
-            members = self.alone[arm.name]
-            if members is not None and not members.enough and arm is not self.base:
-                found.append(f"{arm.name} left too few patients alone to attack them again.")
-            partly = _partly(arm)
-            if partly:
-                found.append(f"{arm.name}: not measured for every model and patient, so left out: {partly}.")
-        return found
-
-
-def _partly(arm: ArmRuns) -> str:
-    """Signals that some models or patients lack at the last stage and others have."""
-    last = np.isfinite(arm.loss[:, -1]).mean(axis=(0, 2))
-    return ", ".join(arm.signals[int(g)] for g in np.flatnonzero((last > 0) & (last < 1)))
-
-
-def _summary(arm: ArmRuns) -> ArmSummary:
-    settings: Mapping[str, str | int | float | bool | None] = dict(arm.settings)
-    epsilon = None if arm.epsilon is None or not arm.private else float(np.max(arm.epsilon))
-    touched = None
-    if arm.touched is not None:
-        touched = float((arm.touched & arm.inside).sum(axis=1).mean() / arm.inside.sum(axis=1).mean())
-    return ArmSummary(
-        name=arm.name,
-        settings=settings,
-        epsilon=epsilon,
-        seconds=float(arm.seconds.mean()),
-        touched_share=touched,
-        guarantee=arm.guarantee,
-        signals=tuple(arm.signals[g] for g in arm.measured(arm.stages - 1)),
-        notes=tuple(arm.notes),
-    )
