@@ -47,19 +47,29 @@ class NextCode(pl.LightningModule):
         width: Of the embeddings; the feed-forward layers are four times as wide.
         layers: Transformer blocks.
         lr: Learning rate of AdamW.
+        dropout: In the blocks.
+        weight_decay: Of AdamW.
     """
 
-    def __init__(self, vocabulary: int, width: int = 64, layers: int = 2, lr: float = 3e-3) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int = 64,
+        layers: int = 2,
+        lr: float = 3e-3,
+        dropout: float = 0.0,
+        weight_decay: float = 0.01,
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.codes = nn.Embedding(vocabulary, width)
         self.places = nn.Embedding(LONGEST, width)
         block = nn.TransformerEncoderLayer(
-            width, 4, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width, 4, 4 * width, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
         self.out = nn.Linear(width, vocabulary)
-        self.lr = lr
+        self.lr, self.weight_decay = lr, weight_decay
 
     def forward(self, codes: Tensor) -> Tensor:
         """Logits of the next code at each place: (B, T) tokens in, (B, T, vocabulary) out."""
@@ -86,7 +96,7 @@ class NextCode(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW at a constant learning rate."""
-        return torch.optim.AdamW(self.parameters(), lr=self.lr)
+        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
 
 class Patients(Dataset[Tensor]):

@@ -44,15 +44,24 @@ class Mortality(pl.LightningModule):
         features: Columns of the table.
         width: Of the two hidden layers.
         lr: Learning rate of AdamW.
+        dropout: After each hidden layer.
+        weight_decay: Of AdamW.
     """
 
-    def __init__(self, features: int, width: int = 64, lr: float = 1e-3) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int = 64,
+        lr: float = 1e-3,
+        dropout: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net = nn.Sequential(
-            nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
-        )
-        self.lr = lr
+        drop = [nn.Dropout(dropout)] if dropout else []
+        first, second = nn.Linear(features, width), nn.Linear(width, width)
+        self.net = nn.Sequential(first, nn.ReLU(), *drop, second, nn.ReLU(), *drop, nn.Linear(width, 1))
+        self.lr, self.weight_decay = lr, weight_decay
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (B, features) in, (B,) out."""
@@ -74,7 +83,7 @@ class Mortality(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW at a constant learning rate."""
-        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.0)
+        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
 
 class Patients(TensorDataset):

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 from numpy.typing import NDArray
 
+import memguard
 from memguard.capture.stillness import forked_rng
 from memguard.comparing.measuring import SIGNALS
 from memguard.comparing.study import Arm
@@ -139,7 +140,7 @@ def recipe_of(run: Run, arm: Arm, *, data: str, study: Mapping[str, Any]) -> dic
         "patients": np.packbits(run.patients).tobytes().hex(),
         "seeds": list(run.seeds),
         "study": plain(dict(study)),
-        "versions": versions(),
+        "versions": {**versions(), "memguard": memguard.__version__},
     }
 
 

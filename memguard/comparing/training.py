@@ -114,9 +114,6 @@ def fit(run: Run, arm: Arm, loaded: Loaded, population: Population, *, stages: i
                 with forked_rng(weights):
                     module = arm.model()
                 callbacks = list(arm.callbacks())
-                for one in callbacks:
-                    if isinstance(one, DPSGD) and one.dirpath is None:
-                        one.dirpath = Path(scratch) / "ledger"  # nothing of a study's models is released
                 trainer = _trainer(arm, [*callbacks, snapshots], scratch)
                 _fit(trainer, module, part)
                 _best_of(callbacks, module)
