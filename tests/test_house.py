@@ -18,7 +18,7 @@ PACKAGE = ROOT / "memguard"
 # A room may import the rooms on lower floors, and itself. Two rooms of one floor do not know each other.
 FLOORS = [
     {"errors"},
-    {"owner_only"},
+    {"owner_only", "named"},
     {"attacks", "records"},
     {"findings"},
     {"capture", "metrics"},
@@ -32,7 +32,7 @@ FLOORS = [
     {"cli"},
 ]
 # Sums and estimates: what they compute must be computable without a model at hand.
-NO_TORCH = {"errors", "owner_only", "attacks", "records", "findings"}
+NO_TORCH = {"errors", "owner_only", "named", "attacks", "records", "findings"}
 # Only these feed a probe from a training; the rest of probes/ is arithmetic on arrays.
 PROBES_WITH_TORCH = {"ask.py", "watch.py"}
 HEAVY = {"torch", "lightning", "pytorch_lightning", "opacus", "torchmetrics"}

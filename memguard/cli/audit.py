@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from memguard.cli.arguments import gates_of, of_run
 from memguard.cli.command import Command
 from memguard.cli.gates import judged, parsed
-from memguard.cli.loading import Maker, as_long, checkpoint_at, given_or_saved, imported, made, put_weights
+from memguard.cli.loading import Maker, as_long, checkpoint_at, given_or_saved, put_weights
 from memguard.errors import DataError
+from memguard.named import called, imported
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -85,16 +86,16 @@ def _run(args: Namespace) -> int:
             "what an attacker knows would be unknown",
             "pass auto or a number of tokens",
         )
-    owner = imported(args.model, "model")
+    owner = imported(args.model, "--model")
     checkpoint = checkpoint_at(args.checkpoint)
     given = given_or_saved(args.model_args, checkpoint)
-    model = made(owner, given, "model-args")
+    model = called(owner, given, "--model-args")
     put_weights(model, checkpoint, args.checkpoint)
     trainer = dict(args.trainer) or as_long(checkpoint)
     wanted = args.references
     found = audit(
         model,
-        made(imported(args.data, "data"), args.data_args, "data-args"),
+        called(imported(args.data, "--data"), args.data_args, "--data-args"),
         heldout=args.heldout,
         record_to_patient=args.record_to_patient,
         references=int(wanted) if wanted.isdigit() else wanted,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from memguard.cli.arguments import of_run
 from memguard.cli.command import FAILED, PASSED, Command
-from memguard.cli.loading import checkpoint_at, given_or_saved, imported, made
+from memguard.cli.loading import checkpoint_at, given_or_saved
+from memguard.named import called, imported
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -32,8 +33,8 @@ def _run(args: Namespace) -> int:
 
     checkpoint = {} if args.checkpoint is None else checkpoint_at(args.checkpoint)
     given = given_or_saved(args.model_args, checkpoint)
-    model = made(imported(args.model, "model"), given, "model-args")
-    data = made(imported(args.data, "data"), args.data_args, "data-args")
+    model = called(imported(args.model, "--model"), given, "--model-args")
+    data = called(imported(args.data, "--data"), args.data_args, "--data-args")
     monitor = LeakageMonitor(heldout=args.heldout, record_to_patient=args.record_to_patient)
     return PASSED if check(model, data, monitor=monitor).ok else FAILED
 

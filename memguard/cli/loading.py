@@ -1,8 +1,7 @@
-"""What a command line names, as objects: classes, what they make, checkpoints and their weights."""
+"""What a command line names, as objects: a module again and again, checkpoints and their weights."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,32 +11,7 @@ from memguard.errors import DataError
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-__all__ = ["Maker", "as_long", "checkpoint_at", "given_or_saved", "imported", "made", "put_weights"]
-
-
-def imported(path: str, what: str) -> Any:
-    """The class at an import path, which stood after ``--what``."""
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"--{what} {path} cannot be imported ({error})",
-            "nothing can be audited",
-            f"pass --{what} package.module.Class, and run the command where that can be imported",
-        ) from error
-
-
-def made(owner: Any, given: Mapping[str, Any], what: str) -> Any:
-    """One object of a class, with the arguments that stood after ``--what``."""
-    try:
-        return owner(**given)
-    except TypeError as error:
-        raise DataError(
-            f"{owner.__name__} cannot be made ({error})",
-            "nothing can be audited",
-            f"pass --{what} '{{name: value}}' with the arguments that it was trained with",
-        ) from error
+__all__ = ["Maker", "as_long", "checkpoint_at", "given_or_saved", "put_weights"]
 
 
 class Maker:

@@ -131,7 +131,7 @@ class Study:
                 )
         for name in ("fpr", "hardest", "tolerance"):
             value = getattr(self, name)
-            if not 0 < value < 1:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
                 raise MemguardError(f"{name}={value!r}", "it is a share", f"pass {name}= between 0 and 1")
 
     @property

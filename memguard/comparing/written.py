@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memguard.comparing.study import Arm, Study
-from memguard.errors import MemguardError
+import lightning.pytorch as pl
 
-__all__ = ["made", "read_study"]
+from memguard.capture.stillness import forked_rng
+from memguard.comparing.study import Arm, Study
+from memguard.comparing.yaml_text import read_yaml
+from memguard.errors import MemguardError
+from memguard.named import imported, made
+
+__all__ = ["read_study"]
 
 _STUDY = (
     "seeds",
@@ -62,14 +66,7 @@ def read_study(path: str | Path) -> Study:
         >>> study.seeds, study.arms["shorter"].trainer, study.arms["shorter"].settings
         (4, {'max_epochs': 1}, {'trainer.max_epochs': 1})
     """
-    import yaml
-
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MemguardError(
-            f"{path} cannot be read ({error})", "there is no study", "pass the path of a YAML file"
-        ) from error
+    given = read_yaml(path)
     if not isinstance(given, Mapping) or not isinstance(given.get("arms"), Mapping):
         raise MemguardError(
             f"{path} without arms:",
@@ -80,77 +77,63 @@ def read_study(path: str | Path) -> Study:
     for name in ("model", "data", "baseline"):
         if name not in given:
             raise MemguardError(f"{path} without {name}:", "a study needs it", f"write {name}: into it")
-    arms = {str(name): _arm(str(name), given, more or {}) for name, more in given["arms"].items()}
+    base, data = _apart(given, str(path)), _named(given["data"], "data:")
+    for name, one in (("model:", base["model"]), ("data:", data)):
+        _class_of(one, name)
+    arms = {str(name): _arm(str(name), base, more) for name, more in given["arms"].items()}
     settings = {name: given[name] for name in _STUDY if name in given}
     for name in _FUNCTIONS:
         if isinstance(settings.get(name), str):
-            settings[name] = _imported(settings[name])
-    return Study(data=partial(made, given["data"]), arms=arms, baseline=str(given["baseline"]), **settings)
+            settings[name] = imported(settings[name], f"{name}:")
+    return Study(data=partial(made, data), arms=arms, baseline=str(given["baseline"]), **settings)
 
 
-def made(given: Any) -> Any:
-    """What a class path with its arguments makes; lists and arguments within are made too.
-
-    Args:
-        given: ``{"class_path": ..., "init_args": {...}}``, a class path alone, or a plain value.
-
-    Raises:
-        MemguardError: If it cannot be imported, or refuses its arguments.
-
-    Example:
-        >>> made({"class_path": "datetime.timedelta", "init_args": {"hours": 2}}), made([1, "b"])
-        (datetime.timedelta(seconds=7200), [1, 'b'])
-    """
-    if isinstance(given, list):
-        return [made(one) for one in given]
-    if not isinstance(given, Mapping):
-        return given
-    if "class_path" not in given:
-        return {name: made(value) for name, value in given.items()}
-    _only(given, ("class_path", "init_args"), str(given["class_path"]))
-    owner = _imported(given["class_path"])
-    arguments = {str(name): made(value) for name, value in (given.get("init_args") or {}).items()}
-    try:
-        return owner(**arguments)
-    except TypeError as error:
+def _arm(name: str, base: Mapping[str, Any], given: Any) -> Arm:
+    where = f"arm {name!r}"
+    if given is not None and not isinstance(given, Mapping):
         raise MemguardError(
-            f"{given['class_path']} cannot be made ({error})",
-            "its arm could not be trained",
-            "correct its init_args",
-        ) from error
-
-
-def _imported(path: Any) -> Any:
-    module, _, name = str(path).replace(":", ".").rpartition(".")
-    try:
-        return getattr(importlib.import_module(module or "memguard"), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise MemguardError(
-            f"{path} cannot be imported ({error})",
-            "an arm could not be trained",
-            "write package.module.Class, and start where that can be imported",
-        ) from error
-
-
-def _arm(name: str, base: Mapping[str, Any], more: Any) -> Arm:
-    if not isinstance(more, Mapping):
-        raise MemguardError(
-            f"arm {name!r} is {more!r}",
+            f"{where} is {given!r}",
             "what sets it apart is unknown",
             "write model:, trainer: or callbacks: under it",
         )
-    _only(more, _ARM, f"arm {name!r}")
-    model = _laid_over(_named(base["model"]), more.get("model") or {})
-    callbacks = [_named(one) for one in [*(base.get("callbacks") or []), *(more.get("callbacks") or [])]]
+    _only(given or {}, _ARM, where)
+    more = _apart(given or {}, where)
+    callbacks = [*base["callbacks"], *more["callbacks"]]
     arm = Arm(
-        model=partial(made, model),
+        model=partial(made, _laid_over(base["model"], more["model"])),
         callbacks=_Callbacks(callbacks),
-        trainer=_laid_over(base.get("trainer") or {}, more.get("trainer") or {}),
+        trainer=_laid_over(base["trainer"], more["trainer"]),
         settings=_flat(more),
     )
-    arm.model()
-    arm.callbacks()
+    with forked_rng(0):
+        parts = [(arm.model(), pl.LightningModule), *((one, pl.Callback) for one in arm.callbacks())]
+    for one, kind in parts:
+        if not isinstance(one, kind):
+            raise MemguardError(
+                f"{where} has a {type(one).__name__} where a {kind.__name__} belongs",
+                "it could not be trained",
+                "correct its class_path",
+            )
     return arm
+
+
+def _apart(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What arms may differ in, each in its form; empty where nothing is written."""
+    trainer, callbacks = given.get("trainer") or {}, given.get("callbacks") or []
+    for name, value, kind, form in (
+        ("trainer", trainer, Mapping, "arguments as name: value"),
+        ("callbacks", callbacks, list, "a list of class paths, with init_args: where there are any"),
+    ):
+        if not isinstance(value, kind):
+            raise MemguardError(
+                f"{where} has {name}: {value!r}", "its arms would be unknown", f"write {form}"
+            )
+    model = given.get("model")
+    return {
+        "model": {} if model is None else _named(model, f"model: of {where}"),
+        "trainer": trainer,
+        "callbacks": [_class_of(_named(one, f"callbacks: of {where}"), where) for one in callbacks],
+    }
 
 
 class _Callbacks:
@@ -163,9 +146,30 @@ class _Callbacks:
         return [made(one) for one in self.given]
 
 
-def _named(given: Any) -> Any:
+def _named(given: Any, where: str) -> dict[str, Any]:
     """A class path alone is one without arguments."""
-    return {"class_path": given} if isinstance(given, str) else given
+    if not isinstance(given, str | Mapping):
+        raise MemguardError(
+            f"{where} {given!r}",
+            "no class is named",
+            "write class_path:, and init_args: where it takes any",
+        )
+    found = {"class_path": given} if isinstance(given, str) else dict(given)
+    if found.get("init_args") is None:
+        found.pop("init_args", None)
+    elif not isinstance(found["init_args"], Mapping):
+        raise MemguardError(
+            f"{where} init_args: {found['init_args']!r}",
+            "arguments go by their names",
+            "write each as name: value",
+        )
+    return found
+
+
+def _class_of(given: dict[str, Any], where: str) -> dict[str, Any]:
+    if "class_path" not in given:
+        raise MemguardError(f"{where} without class_path:", "no class is named", "write class_path: into it")
+    return given
 
 
 def _laid_over(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,9 +192,8 @@ def _flat(given: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         path = above if name == "init_args" else f"{above}.{name}".strip(".")
         if name == "callbacks":
             for one in value:
-                named = _named(one)
-                owner = str(named["class_path"]).rpartition(".")[2]
-                found |= _flat(named.get("init_args") or {}, owner) or {owner: True}
+                owner = str(one["class_path"]).rpartition(".")[2]
+                found |= _flat(one.get("init_args") or {}, owner) or {owner: True}
         elif isinstance(value, Mapping):
             found |= _flat(value, path)
         elif name == "class_path":
