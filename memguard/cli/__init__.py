@@ -1,4 +1,4 @@
-"""The command ``memguard``: audit, check, report, demo.
+"""The command ``memguard``: audit, compare, check, report, demo.
 
 Exit codes: 0, everything ran and every gate holds; 1, a gate fails (``audit``, ``report``) or the run cannot be
 watched (``check``); 2, the command line, a file, the data or an installation cannot be used.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from memguard.cli.audit import AUDIT
 from memguard.cli.check import CHECK
 from memguard.cli.command import Command, plain_help
+from memguard.cli.compare import COMPARE
 from memguard.cli.demo import DEMO
 from memguard.cli.report import REPORT
 
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "parser_of"]
 
 # In the order in which `memguard --help` shows them.
-COMMANDS: Mapping[str, Command] = {"audit": AUDIT, "check": CHECK, "report": REPORT, "demo": DEMO}
+COMMANDS: Mapping[str, Command] = {
+    "audit": AUDIT,
+    "compare": COMPARE,
+    "check": CHECK,
+    "report": REPORT,
+    "demo": DEMO,
+}
 
 
 def parser_of(commands: Mapping[str, Command]) -> ArgumentParser:
