@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,11 +13,11 @@ from typing_extensions import override
 
 from memguard.callbacks.gather import everybody
 from memguard.callbacks.monitor import LeakageMonitor
-from memguard.callbacks.stated import Stated
+from memguard.callbacks.weighing import check_weighable
 from memguard.capture.ids import Positions
 from memguard.capture.losses import CapturedLoss
 from memguard.capture.weigh import Weigher
-from memguard.errors import DataError, MemguardError, PrivacyError
+from memguard.errors import DataError, MemguardError
 from memguard.mitigations import Books
 from memguard.probes.look import Look
 from memguard.probes.memorization import Memorization
@@ -32,6 +32,8 @@ Floats = NDArray[np.float32]
 
 class Mitigation(pl.Callback):
     """What the callbacks share: they follow a monitor's looks, and weigh the records of each training step."""
+
+    weights_depend_on: Literal["record", "data"] = "data"
 
     def __init__(self, monitor: LeakageMonitor | None = None) -> None:
         self.monitor = monitor
@@ -74,18 +76,7 @@ class Mitigation(pl.Callback):
         self._begin()
         self._state, name = state, type(self).__name__
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(one, Stated) for one in callbacks):
-            raise PrivacyError(
-                f"{name} beside DPSGD in one Trainer",
-                "weights that depend on the data of others void the guarantee of differential privacy",
-                f"take {name} or DPSGD out of callbacks=",
-            )
-        if not getattr(pl_module, "automatic_optimization", True):
-            raise MemguardError(
-                f"{name} on {type(pl_module).__name__}, which has manual optimization",
-                "its backward pass may be over before weights can be applied",
-                "set automatic_optimization = True, or weigh the losses in training_step",
-            )
+        check_weighable(self, trainer, pl_module)
         found = [one for one in callbacks if isinstance(one, LeakageMonitor)]
         chosen = [one for one in found if self.monitor is None or one is self.monitor]
         if len(chosen) != 1:

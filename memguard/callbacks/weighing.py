@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import lightning.pytorch as pl
 from typing_extensions import override
@@ -16,7 +16,43 @@ from memguard.capture.sides import batch_key
 from memguard.capture.weigh import Weigher, WeightRule
 from memguard.errors import MemguardError, MemguardWarning, PrivacyError
 
-__all__ = ["Weighing"]
+__all__ = ["Weighing", "check_weighable"]
+
+
+class WeighingCallback(Protocol):
+    """A callback that weighs records or tokens.
+
+    Attributes:
+        weights_depend_on: ``"record"``: weights follow from the record itself, and compose with DP-SGD. ``"data"``:
+            from the records of others too, which voids its claim.
+    """
+
+    weights_depend_on: Literal["record", "data"]
+
+
+def check_weighable(
+    callback: WeighingCallback, trainer: pl.Trainer, pl_module: pl.LightningModule
+) -> None:
+    """Refuse a fit in which weights cannot be applied, or would void a promise.
+
+    Raises:
+        PrivacyError: For weights that depend on the data of others beside `DPSGD`.
+        MemguardError: With manual optimization.
+    """
+    name = type(callback).__name__
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if callback.weights_depend_on != "record" and any(isinstance(one, Stated) for one in callbacks):
+        raise PrivacyError(
+            f"{name} beside DPSGD in one Trainer",
+            "weights that depend on the data of others void the guarantee of differential privacy",
+            f"take {name} or DPSGD out of callbacks=",
+        )
+    if not getattr(pl_module, "automatic_optimization", True):
+        raise MemguardError(
+            f"{name} on {type(pl_module).__name__}, which has manual optimization",
+            "its backward pass may be over before weights can be applied",
+            "set automatic_optimization = True, or weigh the losses in training_step",
+        )
 
 
 class Weighing(pl.Callback):
@@ -29,8 +65,7 @@ class Weighing(pl.Callback):
         train_loader: As the monitor takes it; read where there is none.
 
     Attributes:
-        weights_depend_on: ``"record"``: weights follow from the record itself, and compose with DP-SGD. ``"data"``:
-            from the records of others too, which voids its claim.
+        weights_depend_on: As in `WeighingCallback`.
     """
 
     weights_depend_on: Literal["record", "data"] = "data"
@@ -63,20 +98,8 @@ class Weighing(pl.Callback):
         if stage != "fit":
             return
         self._end()
-        name = type(self).__name__
+        check_weighable(self, trainer, pl_module)
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if self.weights_depend_on != "record" and any(isinstance(one, Stated) for one in callbacks):
-            raise PrivacyError(
-                f"{name} beside DPSGD in one Trainer",
-                "weights that depend on the data of others void the guarantee of differential privacy",
-                f"take {name} or DPSGD out of callbacks=",
-            )
-        if not getattr(pl_module, "automatic_optimization", True):
-            raise MemguardError(
-                f"{name} on {type(pl_module).__name__}, which has manual optimization",
-                "its backward pass may be over before weights can be applied",
-                "set automatic_optimization = True, or weigh the losses in training_step",
-            )
         self._monitor = next((one for one in callbacks if isinstance(one, LeakageMonitor)), None)
         others = [one for one in callbacks if isinstance(one, Weighing)]
         if self._monitor is None and others[0] is self:
