@@ -79,7 +79,7 @@ class NafldHistories(pl.LightningDataModule):
         self,
         directory: str = "runs/compare_nafld/meds",
         patients: int = 1200,
-        held_out: int = 1200,
+        held_out: int = 800,
         length: int = 24,
         batch_size: int = 48,
         seed: int = 0,
