@@ -45,8 +45,10 @@ def _write_api() -> None:
         old.unlink()
     rooms = [
         "callbacks",
+        "comparing",
         "auditing",
         "probes",
+        "mitigations",
         "report",
         "references",
         "adapters",
@@ -55,6 +57,7 @@ def _write_api() -> None:
         "capture",
         "records",
         "attacks",
+        "cli",
     ]
     front = [file for file in sorted(package.glob("*.py")) if not file.stem.startswith("_")]
     inside = {room: sorted((package / room).rglob("[!_]*.py")) for room in rooms}

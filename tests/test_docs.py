@@ -16,6 +16,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted(p for p in (ROOT / "docs").rglob("*.md") if not {"_build", "api"} & set(p.parts)),
 ]
+CHECKED = ("LeakageMonitor", "DPSGD", "audit", "Arm", "Study", "compare")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -35,7 +36,7 @@ def test_python_blocks_parse_and_import(page: Path):
                 module = importlib.import_module(str(node.module))
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("LeakageMonitor", "DPSGD", "audit"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in CHECKED:
                 check_arguments({str(k.arg) for k in node.keywords}, ast.unparse(node.func))
 
 
@@ -58,6 +59,7 @@ def test_configuration_blocks_give_arguments_that_exist():
 def test_arguments_named_in_the_text_exist():
     from memguard import (
         DPSGD,
+        Arm,
         Deduplicate,
         FloorFlagged,
         GoldfishLoss,
@@ -65,8 +67,10 @@ def test_arguments_named_in_the_text_exist():
         LeakageStopping,
         LightProbes,
         Reweight,
+        Study,
         attacks,
         audit,
+        compare,
     )
     from memguard.adapters import CausalAdapter, find_adapter
     from memguard.callbacks.planted import PlantedCanaries
@@ -77,7 +81,7 @@ def test_arguments_named_in_the_text_exist():
     known: set[str] = set()
     fronts = (LeakageMonitor, LightProbes, DPSGD, audit, resolve_patients, find_adapter, train_pool)
     mitigations = (Deduplicate, FloorFlagged, GoldfishLoss, LeakageStopping, Reweight)
-    for front in (*fronts, *mitigations, CausalAdapter, TrainingData, PlantedCanaries):
+    for front in (*fronts, *mitigations, Arm, Study, compare, CausalAdapter, TrainingData, PlantedCanaries):
         known |= set(inspect.signature(front).parameters)
     for name in attacks.__all__:
         known |= set(inspect.signature(getattr(attacks, name)).parameters)

@@ -165,7 +165,7 @@ class _Work:
     def __call__(self, at: int) -> Measured:
         run, study = self.runs[at], self.study
         trained = fit(run, self.arms[run.arm], self.loaded, self.population, stages=study.stages)
-        loss = measure(
+        loss, same = measure(
             trained.module,
             trained.states,
             self.loaded.whole(),
@@ -176,6 +176,7 @@ class _Work:
         )
         return Measured(
             loss=loss,
+            same=same,
             epochs=np.asarray(trained.epochs, np.float64),
             touched=trained.touched,
             steps=trained.steps,

@@ -73,5 +73,6 @@ def summary(arm: ArmRuns) -> ArmSummary:
         touched_share=touched,
         guarantee=arm.guarantee,
         signals=tuple(arm.signals[g] for g in arm.measured(arm.stages - 1)),
+        same=tuple(arm.same),
         notes=tuple(arm.notes),
     )

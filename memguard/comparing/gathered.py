@@ -103,6 +103,9 @@ def _arm(
         epochs=np.stack([one.epochs for _, one, _ in parts]),
         seconds=np.array([one.seconds for _, one, _ in parts]),
         signals=SIGNALS,
+        same=[
+            name for way, name in enumerate(SIGNALS) if way and all(one.same[-1, way] for _, one, _ in parts)
+        ],
         touched=None
         if any(one.touched is None for _, one, _ in parts)
         else np.stack([_patients_touched(one, population)[pool] for _, one, _ in parts]),

@@ -271,11 +271,13 @@ class _Sentences:
             )
 
     def _one_signal(self) -> Iterator[str]:
-        alone = [arm for arm in self.won if len(self.found.arm(arm).signals) < 2]
+        alone = [
+            arm for arm in self.won if len(self.found.arm(arm).signals) < 2 and not self.found.arm(arm).same
+        ]
         if alone:
             yield (
                 f"That {_names(alone)} would stand against whoever reads more than the deployed model's losses, where"
-                " that shows more: no other signal of it could be measured, or none differs."
+                " that shows more: no other signal of it could be measured."
             )
 
     def _reach(self, arms: list[str]) -> str:

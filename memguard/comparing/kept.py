@@ -33,6 +33,7 @@ class Measured:
 
     Attributes:
         loss: ``(T, G, N + M)`` of all records by stage and way of asking.
+        same: ``(T, G)`` whether a way of asking gives the losses of the deployed model, where ``loss`` is NaN.
         epochs: ``(T,)``.
         touched: ``(N,)`` training records that a mitigation ever gave less weight; ``None`` without one.
         steps: Optimizer steps.
@@ -42,6 +43,7 @@ class Measured:
     """
 
     loss: NDArray[np.float32]
+    same: NDArray[np.bool_]
     epochs: NDArray[np.float64]
     touched: NDArray[np.bool_] | None = None
     steps: int = 0
@@ -60,7 +62,8 @@ class Kept:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kept = Kept(Path(folder))
-        ...     kept.put({"seed": 1}, Measured(loss=np.zeros((1, 3, 2), np.float32), epochs=np.ones(1), steps=4))
+        ...     loss, same = np.zeros((1, 3, 2), np.float32), np.ones((1, 3), bool)
+        ...     kept.put({"seed": 1}, Measured(loss=loss, same=same, epochs=np.ones(1), steps=4))
         ...     kept.get({"seed": 1}).steps, kept.get({"seed": 2})
         (4, None)
     """
@@ -84,7 +87,7 @@ class Kept:
             "seconds": run.seconds,
         }
         body = io.BytesIO()
-        arrays: dict[str, Any] = {"loss": run.loss, "epochs": run.epochs}
+        arrays: dict[str, Any] = {"loss": run.loss, "same": run.same, "epochs": run.epochs}
         if run.touched is not None:
             arrays["touched"] = run.touched
         np.savez_compressed(body, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
@@ -100,6 +103,7 @@ class Kept:
                 rest = json.loads(stored["rest"].tobytes())
                 return Measured(
                     loss=stored["loss"],
+                    same=stored["same"],
                     epochs=stored["epochs"],
                     touched=stored["touched"] if "touched" in stored.files else None,
                     steps=int(rest["steps"]),

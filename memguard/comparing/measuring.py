@@ -23,6 +23,7 @@ from memguard.errors import MemguardError
 
 __all__ = ["SIGNALS", "as_trained", "measure"]
 
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 SIGNALS = ("as deployed", "as trained", "by the baseline's code")
 _SAME = 1e-5
@@ -38,7 +39,7 @@ def measure(
     plain: Callable[[], pl.LightningModule],
     record_to_patient: Any = "auto",
     per_record_loss: Any = None,
-) -> Floats:
+) -> tuple[Floats, Bools]:
     """Losses of all records at each stage, by each way of asking.
 
     Args:
@@ -51,38 +52,41 @@ def measure(
         per_record_loss: As `LeakageMonitor` takes it.
 
     Returns:
-        ``(T, 3, N + M)`` float32 in the order of `SIGNALS`; NaN where a way gives the same losses as the deployed
-        model, or cannot be asked.
+        Losses ``(T, 3, N + M)`` float32 in the order of `SIGNALS`, NaN where a way gives the same losses as the
+        deployed model or cannot be asked; and ``(T, 3)`` whether it gives the same.
     """
 
-    def work(run: LiveRun) -> Floats:
+    def work(run: LiveRun) -> tuple[Floats, Bools]:
         found = np.full((len(states), len(SIGNALS), len(sides.content)), np.nan, np.float32)
+        same = np.zeros((len(states), len(SIGNALS)), np.bool_)
         for stage, state in enumerate(states):
             run.module.load_state_dict(dict(state))
-            found[stage, 0] = losses_of(run, run.module, sides).loss
+            found[stage, 0], same[stage, 0] = losses_of(run, run.module, sides).loss, True
             with as_trained(run):
-                found[stage, 1] = _other(run, run.module, sides, found[stage, 0])
+                found[stage, 1], same[stage, 1] = _other(run, run.module, sides, found[stage, 0])
             baseline = _holding(plain, state)
             if baseline is not None:
-                found[stage, 2] = _other(run, baseline, sides, found[stage, 0])
-        return found
+                found[stage, 2], same[stage, 2] = _other(run, baseline, sides, found[stage, 0])
+        return found, same
 
     return in_a_run(module, data, work, record_to_patient=record_to_patient, per_record_loss=per_record_loss)
 
 
-def _other(run: LiveRun, module: pl.LightningModule, sides: Sides, known: Floats) -> Floats | float:
-    """Losses by another way, NaN where it gives what is known already or fails."""
+def _other(
+    run: LiveRun, module: pl.LightningModule, sides: Sides, known: Floats
+) -> tuple[Floats | float, bool]:
+    """Losses by another way, NaN where it gives what is known already or fails; and whether it gives that."""
     rows = np.unique(np.linspace(0, len(known) - 1, _TRIED).astype(np.int64))
     try:
         with forked_rng(0):
             some = losses_at(run, module, rows, sides)
             if np.allclose(some, known[rows], rtol=_SAME, atol=_SAME, equal_nan=True):
-                return np.nan
+                return np.nan, True
         with forked_rng(0):
             all_of_them: Losses = losses_of(run, module, sides)
     except MemguardError:
-        return np.nan  # it cannot be asked in this way
-    return all_of_them.loss.astype(np.float32)
+        return np.nan, False  # it cannot be asked in this way
+    return all_of_them.loss.astype(np.float32), False
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ class ArmRuns:
         held_out: ``(K, T, H)`` the same of held-out patients, as deployed.
         epochs: ``(K, T)`` epochs of training at each stage.
         signals: G names.
+        same: Those of them that were asked at the end of every training and gave what signal 0 gives.
         seconds: ``(K,)`` of training.
         touched: ``(K, P)`` patients whom a mitigation ever weighed below one; ``None`` where nothing says so.
         metrics: Name -> ``(K,)`` numbers logged by the user's own validation step on the judging half.
@@ -55,6 +56,7 @@ class ArmRuns:
     epochs: Numbers
     seconds: Numbers
     signals: Sequence[str] = ("as deployed",)
+    same: Sequence[str] = ()
     touched: Bools | None = None
     metrics: Mapping[str, Numbers] = field(default_factory=dict)
     epsilon: Numbers | None = None

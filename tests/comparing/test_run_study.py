@@ -108,7 +108,9 @@ def test_losses_that_are_hidden_when_evaluated_are_found_by_the_other_ways(outco
         np.testing.assert_allclose(hides.loss[:, :, way], plain.loss[:, :, 0], atol=1e-5)
         assert np.isnan(plain.loss[:, :, way]).all()  # nothing is measured twice
     np.testing.assert_allclose(hides.metrics["val_accuracy"], plain.metrics["val_accuracy"])
+    assert list(plain.same) == list(SIGNALS[1:]) and list(hides.same) == []
     # weights of another shape do not fit the baseline's code
+    assert list(outcomes.arm("wider").same) == ["as trained"]
     assert np.isnan(outcomes.arm("wider").loss[:, :, 1:]).all()
 
 

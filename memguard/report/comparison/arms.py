@@ -50,7 +50,7 @@ def _about(arm: ArmSummary, basis: float | None) -> list[Shown]:
         Shown(percent(arm.touched_share, 1)),
         Shown(settings_text(arm), words=True),
         Shown(arm.guarantee or "none", words=True),
-        Shown(", ".join(arm.signals) or DASH, words=True),
+        Shown(", ".join([*arm.signals, *(f"{one} (the same)" for one in arm.same)]) or DASH, words=True),
     ]
 
 

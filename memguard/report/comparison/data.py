@@ -157,6 +157,7 @@ class ArmSummary:
             ``None`` where it does not say.
         guarantee: What is guaranteed, in words.
         signals: Losses that the attacks read.
+        same: Other ways to ask its models, which gave the very losses of the first.
         notes: What a reader must know of its runs.
     """
 
@@ -167,6 +168,7 @@ class ArmSummary:
     touched_share: float | None = None
     guarantee: str = ""
     signals: Sequence[str] = ()
+    same: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
