@@ -28,15 +28,12 @@ class Scores:
     Attributes:
         attack: Name, with the signal it reads.
         signal: Number of that signal.
-        full: ``(2, S, P)``.
-        without: ``(S, 2, S, P)`` the same with one seed left out of the references; NaN where that seed is the target.
-            ``None`` where it was not asked for.
+        scores: ``(2, S, P)``.
     """
 
     attack: str
     signal: int
-    full: Floats
-    without: Floats | None
+    scores: Floats
 
 
 def by_seed(arm: ArmRuns, values: NDArray[Any]) -> Floats:
@@ -89,23 +86,19 @@ def cells(strata: Sequence[NDArray[np.bool_]], patients: int) -> NDArray[np.int6
     return codes
 
 
-def attack(
-    arm: ArmRuns, stage: int, *, unit: str, cell: NDArray[np.int64], without: bool = False
-) -> Iterator[Scores]:
+def attack(arm: ArmRuns, stage: int, *, unit: str, cell: NDArray[np.int64]) -> Iterator[Scores]:
     """Scores of every attack on every model of an arm, over every signal that was measured at this stage.
 
     The attacks: the loss alone; LiRA with one variance for all patients, with one for each cell of the strata, and
     with each patient's own; BaVarIA; RMIA's continuous score (on the deployed model's losses, held-out patients are
     its population). References are the models of the arm's other seeds: each has one that saw the patient and one
-    that did not. LiRA needs two other seeds, also when one more is left out: with three seeds it is not among them.
-    Scores that are not finite throughout are left out.
+    that did not. Scores that are not finite throughout are left out.
 
     Args:
         arm: The runs.
         stage: Of the training.
         unit: Of the losses.
         cell: ``(P,)`` codes, see `cells`.
-        without: Whether to score also with each seed left out.
     """
     for g in arm.measured(stage):
         name = arm.signals[g]
@@ -113,9 +106,9 @@ def attack(
             stat = by_seed(arm, values)
             population = arm.held_out[:, stage].astype(np.float64) if g == 0 and not suffix else None
             for label, score in _attacks(arm, stat, cell, population, alone=not suffix).items():
-                full, left = _score(score, stat, without=without)
-                if np.all(np.isfinite(full)) and (left is None or _whole(left)):
-                    yield Scores(attack=f"{label}{suffix}, {name}", signal=g, full=full, without=left)
+                found = _score(score, stat)
+                if np.all(np.isfinite(found)):
+                    yield Scores(attack=f"{label}{suffix}, {name}", signal=g, scores=found)
 
 
 _Score = Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
@@ -125,7 +118,6 @@ def _attacks(
     arm: ArmRuns, stat: Floats, cell: NDArray[np.int64], population: Floats | None, *, alone: bool
 ) -> dict[str, _Score]:
     """Attack -> scores ``(2, targets, P)`` of the models of some seeds by those of others."""
-    seeds = stat.shape[1]
     kept: dict[bytes, Moments] = {}
 
     def of(references: NDArray[np.int64]) -> Moments:
@@ -145,11 +137,10 @@ def _attacks(
             stat[:, targets], of(references), variance, strata=strata
         )
 
-    if seeds > 3:
-        found["LiRA, one variance"] = ratio("pooled")
-        if cell.any():
-            found["LiRA, variance of the stratum"] = ratio("pooled", cell)
-        found["LiRA, variance of the patient"] = ratio("per_record")
+    found["LiRA, one variance"] = ratio("pooled")
+    if cell.any():
+        found["LiRA, variance of the stratum"] = ratio("pooled", cell)
+    found["LiRA, variance of the patient"] = ratio("per_record")
     found["BaVarIA"] = _bavaria(stat, of)
     if alone:
         found["RMIA"] = _rmia(arm, stat, population)
@@ -205,24 +196,12 @@ def _log(p: Floats) -> Floats:
     return logs
 
 
-def _score(score: _Score, stat: Floats, *, without: bool) -> tuple[Floats, Floats | None]:
+def _score(score: _Score, stat: Floats) -> Floats:
     seeds = np.arange(stat.shape[1])
-    full = np.empty_like(stat)
-    for r in seeds:
-        full[:, r : r + 1] = score(np.array([r]), np.delete(seeds, r))
-    if not without:
-        return full, None
-    left = np.full((len(seeds), *stat.shape), np.nan)
-    for r in seeds:
-        for s in seeds[r + 1 :]:
-            both = score(np.array([r, s]), np.delete(seeds, [r, s]))
-            left[s, :, r], left[r, :, s] = both[:, 0], both[:, 1]
-    return full, left
-
-
-def _whole(left: Floats) -> bool:
-    """Whether every score is finite but those of the seed that was left out."""
-    return int(np.count_nonzero(np.isfinite(left))) == left.size // len(left) * (len(left) - 1)
+    found = np.empty_like(stat)
+    for one in seeds:
+        found[:, one : one + 1] = score(np.array([one]), np.delete(seeds, one))
+    return found
 
 
 def _moments(stat: Floats) -> Moments:

@@ -102,7 +102,7 @@ class _Work:
     hardest: float
     tolerance: float
     confidence: float
-    leakages: dict[tuple[str, int, bool], Leakage] = field(default_factory=dict)
+    leakages: dict[tuple[str, int], Leakage] = field(default_factory=dict)
     numbers: dict[tuple[str, int, str, str], Number | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,16 +128,14 @@ class _Work:
 
     # -- numbers -------------------------------------------------------------------------------------------
 
-    def leakage(self, arm: ArmRuns, stage: int, *, without: bool = True) -> Leakage:
+    def leakage(self, arm: ArmRuns, stage: int) -> Leakage:
         """What is found of each group; at the last stage with AUCs and the untouched patients of other arms."""
-        if (arm.name, stage, True) in self.leakages:
-            return self.leakages[arm.name, stage, True]
-        key = (arm.name, stage, without)
+        key = (arm.name, stage)
         if key not in self.leakages:
             last = stage == arm.stages - 1
-            scores = attack(arm, stage, unit=self.outcomes.unit, cell=self.cell, without=without)
+            attacks = attack(arm, stage, unit=self.outcomes.unit, cell=self.cell)
             groups = {**self.groups, **(self._alone_under(arm) if last else {})}
-            self.leakages[key] = strongest(scores, groups, self.fpr, areas=last and without)
+            self.leakages[key] = strongest(attacks, groups, self.fpr, areas=last)
         return self.leakages[key]
 
     def _alone_under(self, arm: ArmRuns) -> dict[str, Members]:
@@ -253,7 +251,7 @@ class _Work:
         found = []
         for arm in self.arms:
             for stage in range(arm.stages):
-                leakage = self.leakage(arm, stage, without=False)
+                leakage = self.leakage(arm, stage)
                 for group in self.groups:
                     judges = self.judges["all" if group == "hardest" else group]
                     enough = np.count_nonzero(judges) >= MIN_CELL

@@ -40,8 +40,6 @@ def notes(
         found.append(
             f"Fewer than {MIN_CELL} held-out patients judge, so no held-out loss, in: {', '.join(few)}."
         )
-    if outcomes.seeds == 3:
-        found.append("With three seeds LiRA has too few references and is not among the attacks; train more.")
     for arm in outcomes.arms:
         members = alone[arm.name]
         if members is not None and not members.enough and arm.name != outcomes.baseline:

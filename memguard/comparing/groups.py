@@ -19,38 +19,30 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Members:
-    """Who is in a group, for each target seed, and for each target seed when another seed is left out.
+    """Who is in a group.
 
     Attributes:
-        full: ``(S, P)``.
-        without: ``(S, S, P)``, first the seed that is left out.
+        of_seed: ``(S, P)``, for each target seed.
     """
 
-    full: Bools
-    without: Bools
+    of_seed: Bools
 
     @property
     def patients(self) -> int:
         """How many belong to it for a seed, on average."""
-        return round(float(self.full.sum(axis=1).mean()))
+        return round(float(self.of_seed.sum(axis=1).mean()))
 
     @property
     def enough(self) -> bool:
-        """Whether there are enough for a number, whichever seed is left out."""
-        least = self.full.sum(axis=1).min()
-        for s in range(len(self.full)):
-            least = min(least, np.delete(self.without[s].sum(axis=1), s).min())
-        return bool(least >= MIN_CELL)
+        """Whether there are enough for a number."""
+        return bool(self.of_seed.sum(axis=1).min() >= MIN_CELL)
 
 
 def fixed(mask: Bools, seeds: int) -> Members:
     """The same patients for every seed, from ``(P,)``."""
-    return Members(
-        full=np.broadcast_to(mask, (seeds, len(mask))),
-        without=np.broadcast_to(mask, (seeds, seeds, len(mask))),
-    )
+    return Members(np.broadcast_to(mask, (seeds, len(mask))))
 
 
 def large_strata(outcomes: Outcomes) -> tuple[dict[str, Bools], list[str]]:
@@ -77,9 +69,7 @@ def hardest(arms: Sequence[ArmRuns], unit: str, share: float) -> Members:
     """
     gap = np.mean([_gap(arm, unit) for arm in arms], axis=0)
     most = min(max(MIN_CELL, math.ceil(share * gap.shape[1] - 1e-9)), gap.shape[1])
-    others = gap.sum(axis=0) - gap
-    left = others[None] - gap[:, None]  # of a target seed's others, less the one left out
-    return Members(full=_top(others, most), without=_top(left, most))
+    return Members(_top(gap.sum(axis=0) - gap, most))
 
 
 def _gap(arm: ArmRuns, unit: str) -> Floats:
@@ -96,8 +86,7 @@ def untouched(arm: ArmRuns) -> Members | None:
     if arm.touched is None:
         return None
     ever = by_seed(arm, arm.touched.astype(np.float64)).max(axis=0)
-    others = ever.sum(axis=0) - ever
-    return Members(full=others < 0.5, without=others[None] - ever[:, None] < 0.5)
+    return Members(ever.sum(axis=0) - ever < 0.5)
 
 
 def _top(values: Floats, most: int) -> Bools:

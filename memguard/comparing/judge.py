@@ -211,11 +211,12 @@ class _Sentences:
             for name, measure in (("the AUC over all patients", "auc"), ("the TPR over all patients", "tpr"))
             if self._below(arm, "all", measure)
         ]
-        minus = self._minus(arm, "hardest", "tpr")
-        if fewer and minus is not None:
+        row = self._row(arm, "hardest", "tpr")
+        if fewer and row is not None and row.adjusted is not None:
             yield (
                 f"That {arm} protects the most vulnerable: {' and '.join(fewer)} fell, but on the hardest"
-                f" patients no difference is shown that holds for all arms together ({_points(minus)})."
+                f" patients no difference is shown ({_points(row.adjusted)},"
+                f" {_together(row.adjusted, len(self.judged))})."
             )
 
     def _free(self) -> Iterator[str]:

@@ -24,8 +24,7 @@ class Leakage:
     """What the attacks on one arm at one stage found.
 
     Attributes:
-        numbers: ``(group, measure)`` -> number, of the strongest attack; its ``without`` is empty where it was not
-            asked for.
+        numbers: ``(group, measure)`` -> number, of the strongest attack.
         found: Group -> ``(S, P)`` whom the strongest attack on this group finds among those a model trained on.
         attacks: Names of all that were tried.
     """
@@ -44,24 +43,25 @@ class _Best:
     attack: str = ""
     hits: Bools | None = None
 
-    def offer(self, value: float, without: Floats | None, attack: str, hits: Bools | None = None) -> None:
+    def offer(self, value: float, without: Floats, attack: str, hits: Bools | None = None) -> None:
         if value > self.value:
             self.value, self.attack, self.hits = value, attack, hits
-        if without is not None:
-            self.without = without if self.without is None else np.maximum(self.without, without)
+        self.without = without if self.without is None else np.maximum(self.without, without)
 
 
 def strongest(
-    scores: Iterable[Scores], groups: Mapping[str, Members], fpr: float, *, areas: bool = False
+    attacks: Iterable[Scores], groups: Mapping[str, Members], fpr: float, *, areas: bool = False
 ) -> Leakage:
     """TPR (and AUC) of each group, the largest over all attacks.
 
     The threshold of an attack is that which at most a share ``fpr`` of *all* non-member pairs of a model and a patient
-    exceeds; a group is judged at this common threshold. The maximum is taken again without each seed, so that an
-    interval contains the choice of the attack. A maximum over attacks is too large on average, in every arm alike.
+    exceeds; a group is judged at this common threshold. Threshold and maximum are taken again without each seed among
+    the targets, so that an interval contains both. References stay: what other references would do to the models of
+    one seed is seen in how the seeds differ (``tests/comparing/test_compute.py`` measures the intervals). A maximum
+    over attacks is too large on average, in every arm alike.
 
     Args:
-        scores: Of one arm at one stage.
+        attacks: On one arm at one stage.
         groups: Name -> members.
         fpr: Share of non-members that may be called members.
         areas: Whether to give AUCs too; they are of pairs within the group.
@@ -71,24 +71,20 @@ def strongest(
     """
     best: dict[tuple[str, str], _Best] = {}
     leakage = Leakage()
-    for one in scores:
+    for one in attacks:
         leakage.attacks.append(one.attack)
-        hits = found_above(one.full, fpr)
-        without = None if one.without is None else [_left(one.without[s], s) for s in range(len(one.without))]
-        left_hits = None if without is None else [found_above(scored, fpr) for scored in without]
+        seeds = range(one.scores.shape[1])
+        left = [np.delete(one.scores, s, axis=1) for s in seeds]
+        hits, left_hits = found_above(one.scores, fpr), [found_above(scores, fpr) for scores in left]
         for name, members in groups.items():
-            left = [np.delete(members.without[s], s, axis=0) for s in range(len(members.full))]
-            rate = _share(hits, members.full)
-            rates = None
-            if left_hits is not None:
-                rates = np.array([_share(h, m) for h, m in zip(left_hits, left, strict=True)])
+            members_left = [np.delete(members.of_seed, s, axis=0) for s in seeds]
+            rate = _share(hits, members.of_seed)
+            rates = np.array([_share(h, m) for h, m in zip(left_hits, members_left, strict=True)])
             for measure in ("tpr", "tpr_as_deployed")[: 1 + (one.signal == 0)]:
                 best.setdefault((name, measure), _Best()).offer(rate, rates, one.attack, hits)
             if areas:
-                curve = area(one.full, members.full)
-                curves = None
-                if without is not None:
-                    curves = np.array([area(x, m) for x, m in zip(without, left, strict=True)])
+                curve = area(one.scores, members.of_seed)
+                curves = np.array([area(x, m) for x, m in zip(left, members_left, strict=True)])
                 best.setdefault((name, "auc"), _Best()).offer(curve, curves, one.attack)
     for (name, measure), top in best.items():
         members = groups[name]
@@ -100,7 +96,7 @@ def strongest(
             patients=members.patients,
             kind="auc" if measure == "auc" else "rate",
             attack=top.attack,
-            pairs=int(np.count_nonzero(members.full)),
+            pairs=int(np.count_nonzero(members.of_seed)),
         )
     return leakage
 
@@ -132,9 +128,3 @@ def area(scores: Floats, members: Bools) -> float:
 
 def _share(hits: Bools, members: Bools) -> float:
     return float(np.count_nonzero(hits & members) / np.count_nonzero(members))
-
-
-def _left(scores: Floats, seed: int) -> Floats:
-    """Without the seed itself among the targets."""
-    left: Floats = np.delete(scores, seed, axis=1)
-    return left

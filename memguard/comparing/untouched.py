@@ -65,11 +65,11 @@ def reaudit(
         confidence: Of the intervals.
     """
     mine, base = _number(leakage, group), _number(baseline, group)
-    exposed, hidden = changed(baseline.found[group], leakage.found[group], members.full)
-    again = None if control is None else changed(baseline.found[group], control.found[group], members.full)
+    exposed, hidden = changed(baseline.found[group], leakage.found[group], members.of_seed)
+    again = None if control is None else changed(baseline.found[group], control.found[group], members.of_seed)
     return Untouched(
         arm=arm,
-        patients=int(np.count_nonzero(2 * members.full.sum(axis=0) >= len(members.full))),
+        patients=int(np.count_nonzero(2 * members.of_seed.sum(axis=0) >= len(members.of_seed))),
         attack=mine.attack,
         tpr=estimate(mine, confidence),
         baseline_tpr=estimate(base, confidence),

@@ -56,7 +56,7 @@ def unseen_loss(arm: ArmRuns, stage: int, members: Members, judging: Bools) -> N
     """
     out = by_seed(arm, arm.loss[:, stage, 0])[1]
     means, held = [], of_seeds(arm, arm.held_out[:, stage][:, judging])
-    for s, mine in enumerate(members.full):
+    for s, mine in enumerate(members.of_seed):
         # two models: each pool patient is unseen by one of them, each held-out patient by both
         total, count = float(out[s, mine].sum()), float(np.count_nonzero(mine))
         if judging.any():

@@ -17,8 +17,8 @@ ARM = runs(COHORT, "plain", 1)
 CELL = COHORT.is_rare[:200].astype(np.int64)
 
 
-def scored(arm=ARM, *, unit="nats/token", without=False):
-    return {one.attack: one for one in attack(arm, 0, unit=unit, cell=CELL, without=without)}
+def scored(arm=ARM, *, unit="nats/token"):
+    return {one.attack: one.scores for one in attack(arm, 0, unit=unit, cell=CELL)}
 
 
 def naive(one):
@@ -41,7 +41,7 @@ def naive(one):
 )
 def test_lira_is_that_of_each_model_with_the_other_seeds(name, options):
     expected = naive(lambda now, others, inside, k, mask: lira(now, others, inside, **options).score)
-    np.testing.assert_allclose(scored()[f"{name}, as deployed"].full, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(scored()[f"{name}, as deployed"], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_rmia_is_that_of_each_model_up_to_gamma():
@@ -50,26 +50,14 @@ def test_rmia_is_that_of_each_model_up_to_gamma():
     def one(now, others, inside, k, mask):
         return rmia(p[k], p[mask], inside, z[k], z[mask], gamma=1.0, continuous=True).score
 
-    np.testing.assert_allclose(scored()["RMIA, as deployed"].full, naive(one), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(scored()["RMIA, as deployed"], naive(one), rtol=1e-6, atol=1e-6)
 
 
 def test_bavaria_with_a_shared_prior_ranks_as_with_its_own():
     expected = naive(lambda now, others, inside, k, mask: bavaria(now, others, inside).score)
-    found, everyone = scored()["BaVarIA, as deployed"].full, np.ones((5, 200), dtype=bool)
+    found, everyone = scored()["BaVarIA, as deployed"], np.ones((5, 200), dtype=bool)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.97
     assert abs(area(found, everyone) - area(expected, everyone)) < 0.01
-
-
-def test_without_a_seed_is_the_arm_without_that_seed():
-    found = scored(without=True)
-    for s in (0, 3):
-        keep = ARM.seed != s
-        parts = {name: getattr(ARM, name)[keep] for name in ("inside", "seed", "loss", "held_out", "epochs")}
-        left = scored(dataclasses.replace(ARM, seconds=ARM.seconds[keep], **parts))
-        for name, one in left.items():
-            if name.startswith("BaVarIA"):  # its prior keeps the seed
-                continue
-            np.testing.assert_allclose(np.delete(found[name].without[s], s, axis=1), one.full, rtol=1e-9)
 
 
 def test_a_seed_is_never_its_own_reference():
@@ -78,9 +66,9 @@ def test_a_seed_is_never_its_own_reference():
     loss[ARM.seed == 2] += 5.0
     moved, plain = scored(dataclasses.replace(ARM, loss=loss)), scored()
     stat = by_seed(ARM, -loss[:, 0, 0].astype(np.float64))
-    np.testing.assert_allclose(moved["loss, as deployed"].full, stat)
+    np.testing.assert_allclose(moved["loss, as deployed"], stat)
     # the RMIA score is log-linear in the target: references unchanged, so it moves by the constant exactly
-    found = moved["RMIA, as deployed"].full[:, 2] - plain["RMIA, as deployed"].full[:, 2]
+    found = moved["RMIA, as deployed"][:, 2] - plain["RMIA, as deployed"][:, 2]
     np.testing.assert_allclose(found, -5.0, rtol=1e-5)
 
 
@@ -96,15 +84,13 @@ def test_records_are_attacked_on_logits_too_and_signals_by_name():
 
 def test_constant_losses_are_no_error():
     flat = dataclasses.replace(ARM, loss=np.full_like(ARM.loss, 2.0))
-    assert list(scored(flat, without=True)) == ["loss, as deployed"]
+    assert list(scored(flat)) == ["loss, as deployed"]
 
 
-def test_three_seeds_do_without_lira():
+def test_three_seeds_are_enough_for_every_attack():
     few = Cohort(patients=200, held_out=50, seeds=3, stages=1)
-    names = {
-        one.attack for one in attack(runs(few, "plain", 1), 0, unit="nats/token", cell=CELL, without=True)
-    }
-    assert names == {"loss, as deployed", "BaVarIA, as deployed", "RMIA, as deployed"}
+    names = {one.attack for one in attack(runs(few, "plain", 1), 0, unit="nats/token", cell=CELL)}
+    assert names == set(scored())
 
 
 def test_cells_are_disjoint_and_not_small():

@@ -23,10 +23,9 @@ COHORT = Cohort(patients=200, held_out=50, seeds=4, stages=1)
 
 def made_up(draw, seeds=4, patients=50, signal=0, shift=1.0, name="x"):
     rng = np.random.default_rng(draw)
-    full = rng.normal(size=(2, seeds, patients)).round(1)
-    full[0] += shift
-    without = full[None] + 0.1 * rng.normal(size=(seeds, 2, seeds, patients))
-    return Scores(attack=name, signal=signal, full=full, without=without)
+    scores = rng.normal(size=(2, seeds, patients)).round(1)
+    scores[0] += shift
+    return Scores(attack=name, signal=signal, scores=scores)
 
 
 # -- groups ------------------------------------------------------------------------------------------------
@@ -37,16 +36,16 @@ def test_the_hardest_of_a_seed_do_not_depend_on_its_own_models():
     loss = arm.loss.copy()
     loss[arm.seed == 1] = np.random.default_rng(0).normal(size=loss[arm.seed == 1].shape) * 9
     before, after = (hardest([one], "nats/token", 0.05) for one in (arm, dataclasses.replace(arm, loss=loss)))
-    assert np.array_equal(before.full[1], after.full[1]) and not np.array_equal(before.full[0], after.full[0])
-    assert np.array_equal(before.without[1, 0], after.without[1, 0])  # seed 0, with seed 1 left out
-    assert before.full.sum(axis=1).tolist() == [10] * 4 and before.patients == 10 and before.enough
+    assert np.array_equal(before.of_seed[1], after.of_seed[1])
+    assert not np.array_equal(before.of_seed[0], after.of_seed[0])
+    assert before.of_seed.sum(axis=1).tolist() == [10] * 4 and before.patients == 10 and before.enough
 
 
 def test_the_hardest_are_those_with_the_largest_gap():
     arm = runs(COHORT, "plain", 1)
     loss = arm.loss.copy()
     loss[:, 0, 0, :10] -= 3.0 * arm.inside[:, :10]
-    assert hardest([dataclasses.replace(arm, loss=loss)], "nats/token", 0.05).full[:, :10].all()
+    assert hardest([dataclasses.replace(arm, loss=loss)], "nats/token", 0.05).of_seed[:, :10].all()
 
 
 def test_untouched_are_chosen_by_the_other_seeds():
@@ -54,8 +53,7 @@ def test_untouched_are_chosen_by_the_other_seeds():
     touched[0, 0] = True  # a model of seed 0
     arm = dataclasses.replace(runs(COHORT, "plain", 1), touched=touched)
     found = untouched(arm)
-    assert found.full[:, 0].tolist() == [True, False, False, False] and found.full[:, 1:].all()
-    assert found.without[0, :, 0].all() and not found.without[1, 2, 0]
+    assert found.of_seed[:, 0].tolist() == [True, False, False, False] and found.of_seed[:, 1:].all()
     assert untouched(runs(COHORT, "plain", 1)) is None
 
 
@@ -71,13 +69,13 @@ def test_small_groups_are_not_enough():
 def test_rates_and_areas_are_those_of_the_attacks_room():
     one = made_up(0, patients=200)
     member = np.repeat([True, False], 800)
-    flat = one.full.reshape(-1)
-    assert found_above(one.full, 0.03).mean() == pytest.approx(tpr_at_fpr(flat, member, 0.03).value)
+    flat = one.scores.reshape(-1)
+    assert found_above(one.scores, 0.03).mean() == pytest.approx(tpr_at_fpr(flat, member, 0.03).value)
     everyone = np.ones((4, 200), dtype=bool)
-    assert area(one.full, everyone) == pytest.approx(auc(flat, member).value)
+    assert area(one.scores, everyone) == pytest.approx(auc(flat, member).value)
     some = np.random.default_rng(1).random((4, 200)) < 0.3
-    both = np.concatenate([one.full[0][some], one.full[1][some]])
-    assert area(one.full, some) == pytest.approx(auc(both, np.arange(len(both)) < len(both) // 2).value)
+    both = np.concatenate([one.scores[0][some], one.scores[1][some]])
+    assert area(one.scores, some) == pytest.approx(auc(both, np.arange(len(both)) < len(both) // 2).value)
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,6 +98,16 @@ def test_the_attack_is_chosen_again_without_each_seed():
     alone = [strongest([one], groups, 0.05).numbers["all", "tpr"] for one in (a, b)]
     np.testing.assert_array_equal(both.without, np.maximum(alone[0].without, alone[1].without))
     assert both.value == max(one.value for one in alone) and both.attack in ("a", "b")
+
+
+def test_without_a_seed_is_the_arm_without_it_as_a_target():
+    one = made_up(3)
+    found = strongest([one], {"all": fixed(np.ones(50, dtype=bool), 4)}, 0.05, areas=True).numbers
+    for s in range(4):
+        rest = dataclasses.replace(one, scores=np.delete(one.scores, s, axis=1))
+        left = strongest([rest], {"all": fixed(np.ones(50, dtype=bool), 3)}, 0.05, areas=True).numbers
+        for measure in ("tpr", "auc"):
+            assert found["all", measure].without[s] == left["all", measure].value
 
 
 def test_deployed_attacks_are_those_on_the_first_signal():

@@ -73,7 +73,7 @@ def method(comparison: Comparison) -> list[tuple[str, str]]:
         ),
         (
             "An interval",
-            f"{rate(comparison.confidence)}, from leaving out one seed after another, as target and as reference, "
+            f"{rate(comparison.confidence)}, from leaving out the models of one seed after another, "
             f"with {comparison.seeds - 1} degrees of freedom. It speaks of other seeds over the same patients, not of "
             "other patients. Each stands for itself: of a hundred that are "
             "right, some miss the truth by chance. Where it says “all arms”, it holds for all arms together.",
