@@ -218,6 +218,7 @@ def examine(
         no_claim=no_claim,
         shown=shown_of(results, subject, claim, {"canary": planted.units}),
         utility=_utility(options.utility),
+        mitigations=tuple(getattr(monitor, "mitigations", ())),
         answers=options.answers,
         notes=(*sides.notes, *([planted.note] if planted.note else [])),
     )

@@ -192,7 +192,7 @@ class Mitigation(pl.Callback):
             said += f" {missed:,} steps could not be weighed and were trained on as they were."
         if stopped is not None:
             said += " It ended early, with the capture of losses."
-        monitor.note(said, replaces=f"{name}: ")
+        monitor.mitigated(name, said)
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

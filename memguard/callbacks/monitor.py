@@ -236,6 +236,16 @@ class LeakageMonitor(pl.Callback):
         notes.append(text)
 
     @property
+    def mitigations(self) -> tuple[str, ...]:
+        """What mitigations beside it in the Trainer say that they did, in words."""
+        return tuple(self._results.mitigations.values())
+
+    def mitigated(self, by: str, text: str) -> None:
+        """Say in the report, and in that of an audit, what a mitigation did; ``text`` begins with its name."""
+        self.note(text, replaces=by)
+        self._results.mitigations[by] = text
+
+    @property
     @override
     def state_key(self) -> str:
         return self._generate_state_key(heldout=self.heldout if isinstance(self.heldout, str) else "own")

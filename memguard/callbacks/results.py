@@ -50,6 +50,7 @@ class Results:
         curve: One point a look, in order of time.
         last_look: The newest look.
         notes: Caveats for the report.
+        mitigations: Name -> what it did, in words.
         report: ``None`` until `write`.
         flags: Flagged patients, most urgent first; empty until `write`.
         patients: Every scored patient; empty until `write`.
@@ -67,6 +68,7 @@ class Results:
         self.curve: list[CurvePoint] = []
         self.last_look: Look | None = None
         self.notes: list[str] = []
+        self.mitigations: dict[str, str] = {}
         self.report: WatchReport | None = None
         self.audit: Audit | None = None
         self.flags: polars.DataFrame = empty_flags()

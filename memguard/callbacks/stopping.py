@@ -428,7 +428,7 @@ class LeakageStopping(pl.Callback):
             back = ", and are put back into the module after this report was written" if self.restore else ""
             said += f" The weights of epoch {best.epoch:g} (step {best.step}) are kept{back}."
         self._said = f"{said} This depends on the data and gives no guarantee."
-        monitor.note(self._said, replaces=begins)
+        monitor.mitigated(begins, self._said)
 
     def _findings(self) -> Iterator[Finding]:
         """What is outside of an epsilon."""

@@ -30,9 +30,7 @@ class WeighingCallback(Protocol):
     weights_depend_on: Literal["record", "data"]
 
 
-def check_weighable(
-    callback: WeighingCallback, trainer: pl.Trainer, pl_module: pl.LightningModule
-) -> None:
+def check_weighable(callback: WeighingCallback, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     """Refuse a fit in which weights cannot be applied, or would void a promise.
 
     Raises:
@@ -159,7 +157,7 @@ class Weighing(pl.Callback):
 
     def _tell(self) -> None:
         if self._monitor is not None and self._weigher is not None:
-            self._monitor.note(self.said() + self._missed(), replaces=f"{type(self).__name__}")
+            self._monitor.mitigated(type(self).__name__, self.said() + self._missed())
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -198,4 +198,6 @@ def test_loaders_that_are_given_come_before_those_of_the_monitor(trained, tmp_pa
     pair = data.train_dataloader(), data.val_dataloader()
     options = {"references": "none", "probes": ["membership"], "folder": tmp_path, **QUICK}
     assert memguard.audit(module, pair, monitor=monitor, **options).report.held_out.n_records == 80
-    assert memguard.audit(module, data, monitor=monitor, **options).report.held_out.n_records == 60
+    monitor.mitigated("FloorFlagged", "FloorFlagged: 7 patients were held.")
+    report = memguard.audit(module, data, monitor=monitor, **options).report
+    assert report.held_out.n_records == 60 and report.mitigations == ("FloorFlagged: 7 patients were held.",)

@@ -118,6 +118,7 @@ def test_dropped_patients_are_trained_without_from_the_look_on(tmp_path):
     torch.testing.assert_close(float(run.callback_metrics["memguard/drop_flagged/mean_weight"]), 1 - 6 / 120)
     said = [note for note in monitor.report.notes if note.startswith("DropFlagged")]
     assert len(said) == 1 and "6 patients" in said[0] and "no guarantee" in said[0]
+    assert monitor.mitigations == tuple(said)
 
 
 def test_small_cells_are_not_told(tmp_path):
