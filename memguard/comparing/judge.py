@@ -131,20 +131,29 @@ class _Sentences:
         return f"{100 * self.found.tolerance:g} % of the baseline's best held-out loss"
 
     def _prices(self, arm: str) -> Iterator[str]:
+        """What patients pay whom the model never saw, by stratum, the dearest first."""
+        paid: list[tuple[float, str]] = []
         for group in self.strata:
             minus = self._minus(arm, group, "unseen_loss")
             base = self._row(self.found.baseline, group, "unseen_loss")
             if minus is not None and base is not None and minus.low > 0.0:
-                yield (
-                    f"Patients of {group} whom the model never saw pay: their loss is {_loss(minus)} higher,"
-                    f" {_relative(minus, base.value.value)}."
-                )
+                told = f"{group} {_loss(minus)}, {_relative(minus, base.value.value)}"
+                paid.append((-minus.value, told))
+        if paid:
+            yield (
+                "Patients whom the model never saw pay with a higher loss:"
+                f" {'; '.join(told for _, told in sorted(paid))}."
+            )
 
     def _rises(self, arm: str) -> Iterator[str]:
+        """Where more is found than under the baseline."""
+        more = []
         for group in self.strata:
             minus = self._minus(arm, group, "tpr")
             if minus is not None and minus.low > 0.0:
-                yield f"Leakage rises in {group}: {_points(minus)}."
+                more.append(f"{group} {_points(minus)}")
+        if more:
+            yield f"Leakage rises: {'; '.join(more)}."
 
     def _promise(self, arm: str) -> str:
         one = self.found.arm(arm)

@@ -52,7 +52,7 @@ def test_the_arm_that_hides_its_losses_does_not_win(found):
 
 def test_what_protects_wins_and_its_price_is_named(found):
     (one,) = said(found.may, "half exposes the hardest 5 % of the patients less")
-    assert "Patients of rare whom the model never saw pay" in one and "It gives no guarantee." in one
+    assert "never saw pay with a higher loss: rare +" in one and "It gives no guarantee." in one
     assert "common" not in one
     (one,) = said(found.may, "dp exposes the hardest")
     assert "It pays with held-out loss" in one and "epsilon 4" in one

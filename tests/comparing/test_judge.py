@@ -82,7 +82,7 @@ def test_prices_and_rises_are_named_for_winners_and_for_others():
     for first, winner in ((WON, True), (row("hardest", "tpr", 0.0), False)):
         may, may_not = judged(first, *rows)
         text = may if winner else may_not
-        assert "Patients of rare whom the model never saw pay" in text and "Leakage rises in rare" in text
+        assert "never saw pay with a higher loss: rare +" in text and "Leakage rises: rare +" in text
         assert ("costs nobody" in may_not) != winner
 
 
