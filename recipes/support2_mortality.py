@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Literal
 
 import lightning.pytorch as pl
 import torch
@@ -43,9 +44,10 @@ class Mortality(pl.LightningModule):
     Args:
         features: Columns of the table.
         width: Of the two hidden layers.
-        lr: Learning rate of AdamW.
+        lr: Learning rate.
         dropout: After each hidden layer.
-        weight_decay: Of AdamW.
+        weight_decay: Of the optimizer.
+        optimizer: "adamw" or "sgd". Noise for privacy wants the second: AdamW makes steps of one size of it.
     """
 
     def __init__(
@@ -55,13 +57,14 @@ class Mortality(pl.LightningModule):
         lr: float = 1e-3,
         dropout: float = 0.0,
         weight_decay: float = 0.0,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         drop = [nn.Dropout(dropout)] if dropout else []
         first, second = nn.Linear(features, width), nn.Linear(width, width)
         self.net = nn.Sequential(first, nn.ReLU(), *drop, second, nn.ReLU(), *drop, nn.Linear(width, 1))
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr, self.weight_decay, self.optimizer = lr, weight_decay, optimizer
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (B, features) in, (B,) out."""
@@ -82,8 +85,9 @@ class Mortality(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW at a constant learning rate."""
-        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        """At a constant learning rate."""
+        kind = torch.optim.SGD if self.optimizer == "sgd" else torch.optim.AdamW
+        return kind(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
 
 class Patients(TensorDataset):
