@@ -241,14 +241,14 @@ class _Sentences:
         if not self.private:
             yield "That anything here beats DP-SGD: no DP-SGD arm was run, and the baseline to beat is missing."
             return
+        alone = []
         for arm in self.won:
             if arm not in self.heuristics:
                 continue
             met = {dp: self.beside.get((self.level, arm, dp)) for dp in self.private}
             known = {dp: one for dp, one in met.items() if one is not None}
             if not known:
-                why = f"not both came within {self._bar()}"
-                yield f"That {arm} beats DP-SGD at equal utility: {why}, so there is nothing to compare."
+                alone.append(arm)
                 continue
             dp, worst = max(known.items(), key=lambda item: item[1].high)
             if not worst.high < 0.0:
@@ -256,6 +256,11 @@ class _Sentences:
                     f"That {arm} beats DP-SGD at equal utility: against {dp} the difference on the hardest patients"
                     f" is {_points(worst)}, and {dp} has a guarantee."
                 )
+        if alone:
+            yield (
+                f"That {_names(alone)} beat{'s' if len(alone) == 1 else ''} DP-SGD at equal utility: not both came"
+                f" within {self._bar()}, so there is nothing to compare."
+            )
 
     def _within_noise(self) -> Iterator[str]:
         """Differences no larger than that of the baseline from itself."""
