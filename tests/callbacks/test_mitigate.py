@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from _processes import launch, saved
 from _runs import LENGTH, VOCABULARY, Forecaster, Visits, loaders, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional as F
@@ -284,3 +285,12 @@ def test_floor_and_flood_narrow_the_gap_of_unique_patients(tmp_path):
         left_out.append(outside.mean())
     assert gaps[1] < gaps[0] - 0.2 and gaps[2] < gaps[1] - 0.3
     assert max(left_out[1:]) < 1.01 * left_out[0]
+
+
+def test_two_processes_leave_out_the_same_patients(tmp_path):
+    launch("_mitigate_ddp.py", tmp_path, 2)
+    first, second = saved(tmp_path, 2)
+    assert np.flatnonzero(first["touched"].numpy()).tolist() == [3, 17, 44, 45, 80, 119]
+    assert torch.equal(first["touched"], second["touched"]) and equal(first["found"], second["found"])
+    assert first["patients"] == second["patients"] == 6
+    assert first["difference"] < 1e-6 < 1e-3 < first["from_plain"]
