@@ -11,6 +11,7 @@ A history is cut into several records, so that noise for a record and noise for 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,6 +116,8 @@ def run(study: Path, out: str, argv: Sequence[str] | None) -> Comparison:
     parser.add_argument("--workers", type=int, help="trainings at a time, with --backend ray")
     parser.add_argument("--out", type=Path, default=Path(out))
     args = parser.parse_args(argv)
+    # An installed memguard brings the recipes under another name than the one that stands in the study.
+    sys.modules.setdefault("recipes", sys.modules[__package__])
     torch.set_num_threads(1)  # one core is enough for so small a model, and leaves the others free
     found = compare(
         read_study(study), folder=args.out, arms=args.arms, backend=args.backend, ray_workers=args.workers
