@@ -22,7 +22,7 @@ from memguard.report.text import DASH, count
 __all__ = ["headline", "scope", "summary"]
 
 _WIDTH = 100
-_LONGEST = 28
+_LONGEST = 32
 
 
 def headline(comparison: Comparison) -> str:
@@ -124,7 +124,8 @@ def _table(comparison: Comparison, stage: str, reached: Mapping[str, float] | No
 
 def _short(name: str) -> str:
     name = tidy(name)
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    half = _LONGEST // 2  # names often differ in their last word
+    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _value(row: Row | None) -> str:
