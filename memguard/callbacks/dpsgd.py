@@ -141,6 +141,11 @@ class DPSGD(Stated):
     # -- what a person reads -------------------------------------------------------------------------------
 
     @property
+    @override
+    def books(self) -> PrivateRun | None:
+        return self._run
+
+    @property
     def epsilon(self) -> float:
         """Spent by this run so far, over everything that it was resumed from; the largest over strata."""
         return 0.0 if self._run is None else self._run.epsilon()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+
+if TYPE_CHECKING:
+    from memguard.privacy.run import PrivateRun
 
 __all__ = ["Stated", "statement_of"]
 
 
 class Stated(pl.Callback):
     """A callback with a statement."""
+
+    @property
+    def books(self) -> PrivateRun | None:
+        """Where it keeps what touched the guarantee; ``None`` before training and after it."""
+        return None
 
     def finish(self, trainer: pl.Trainer) -> str:
         """End the books and give the statement as text; at the end of training, whoever asks first."""

@@ -474,5 +474,5 @@ class LeakageStopping(pl.Callback):
 def _private_runs(trainer: pl.Trainer) -> list[PrivateRun]:
     """Books of the private trainings in a Trainer, that are open."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    found = [vars(one).get("_run") for one in callbacks if isinstance(one, Stated)]
-    return [run for run in found if isinstance(run, PrivateRun)]
+    found = [one.books for one in callbacks if isinstance(one, Stated)]
+    return [run for run in found if run is not None]
