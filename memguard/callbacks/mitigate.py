@@ -121,8 +121,9 @@ class FloodFlagged(_OfFlagged):
 
     Note:
         It gives no guarantee. Measured against attacks with reference models (``docs/results/mitigations.md``): on a
-        next-code model it takes most of the exposure of rare patients away, on a classifier it does not. Patients like
-        the flagged ones pay for it: the model knows less of them.
+        next-code model of a synthetic cohort it takes most of the exposure of rare patients away, on a classifier of
+        real patients it showed no protection. On the first, patients like the flagged ones pay for it: the model knows
+        less of them.
     """
 
     def __init__(
