@@ -15,7 +15,7 @@ from memguard.auditing.live import LiveRun
 from memguard.callbacks.gather import n_ranks
 from memguard.callbacks.guard import warn
 from memguard.callbacks.session import WatchSession
-from memguard.callbacks.stated import Stated
+from memguard.callbacks.stated import Stated, callbacks_of
 from memguard.capture.stillness import forked_rng
 from memguard.errors import MemguardError
 from memguard.references.settings import Settings
@@ -73,8 +73,9 @@ def audit_at_end(
             "call memguard.audit afterwards",
         )
         return None
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    before = next((known for one in callbacks if isinstance(one, Stated) and (known := one.before())), {})
+    before = next(
+        (known for one in callbacks_of(trainer) if isinstance(one, Stated) and (known := one.before())), {}
+    )
     try:
         with forked_rng(None):
             if before and options.trainer is None:  # references train as the user's Trainer would

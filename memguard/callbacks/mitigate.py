@@ -10,6 +10,7 @@ from memguard.callbacks.mitigation import Bools, Floats, Mitigation
 from memguard.callbacks.monitor import LeakageMonitor
 from memguard.errors import MemguardError
 from memguard.mitigations import (
+    at_worst,
     drop_weights,
     flood_weights,
     floor_weights,
@@ -38,11 +39,9 @@ class _OfFlagged(Mitigation):
 
     def _judge(self, watch: Watch, found: Memorization, peak: Floats) -> tuple[Bools, Floats]:
         code = watch.members.patients.code
-        flagged, severity = found.flagged(watch.settings.flag_rate), np.full(code.max() + 1, -np.inf)
-        severity[found.patient[flagged]] = found.severity[flagged]
-        if not self.sticky:
-            peak[:] = -np.inf
-        np.maximum(peak, severity[code], out=peak)
+        flagged = found.flagged(watch.settings.flag_rate)
+        before = peak if self.sticky else np.full_like(peak, -np.inf)
+        peak[:] = at_worst(before, code, found.patient, found.severity, flagged)
         room = int(self.most * np.unique(code[watch.members.seen]).size)
         return worst(peak, peak > -np.inf, room, of=code), watch.expected
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from memguard.callbacks.following import missed, monitor_of
 from memguard.callbacks.gather import everybody
 from memguard.callbacks.monitor import LeakageMonitor
 from memguard.callbacks.weighing import check_weighable
 from memguard.capture.ids import Positions
 from memguard.capture.losses import CapturedLoss
 from memguard.capture.weigh import Weigher
-from memguard.errors import DataError, MemguardError
+from memguard.errors import DataError
 from memguard.mitigations import Books
 from memguard.probes.look import Look
 from memguard.probes.memorization import Memorization
@@ -74,18 +75,9 @@ class Mitigation(pl.Callback):
             return
         state = self._state
         self._begin()
-        self._state, name = state, type(self).__name__
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._state = state
         check_weighable(self, trainer, pl_module)
-        found = [one for one in callbacks if isinstance(one, LeakageMonitor)]
-        chosen = [one for one in found if self.monitor is None or one is self.monitor]
-        if len(chosen) != 1:
-            raise MemguardError(
-                f"{name} in a Trainer with {len(found)} LeakageMonitor",
-                "it acts on the flags of exactly one that watches the same training",
-                "add a LeakageMonitor to callbacks=, and where there are several say which by monitor=",
-            )
-        self._watched = chosen[0]
+        self._watched = monitor_of(trainer, type(self).__name__, "acts on the flags", self.monitor)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -177,7 +169,7 @@ class Mitigation(pl.Callback):
         return [(at, weights.to("cpu", torch.float64).numpy()) for at, weights in self._touched]
 
     def _tell(self, monitor: LeakageMonitor, patients: int, cell: int) -> None:
-        name, weigher = type(self).__name__, self._weigher
+        name = type(self).__name__
         count = (
             "no patient"
             if not patients
@@ -186,13 +178,7 @@ class Mitigation(pl.Callback):
         said = (
             f"{name}: {count} of the members {self._done()}. This depends on the data and gives no guarantee."
         )
-        missed = 0 if weigher is None else weigher.missed
-        stopped = None if monitor.capture is None else monitor.capture.problems.get("train")
-        if missed:
-            said += f" {missed:,} steps could not be weighed and were trained on as they were."
-        if stopped is not None:
-            said += " It ended early, with the capture of losses."
-        monitor.mitigated(name, said)
+        monitor.mitigated(name, said + missed(self._weigher, monitor.capture))
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

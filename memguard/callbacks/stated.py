@@ -9,7 +9,18 @@ import lightning.pytorch as pl
 if TYPE_CHECKING:
     from memguard.privacy.run import PrivateRun
 
-__all__ = ["Stated", "statement_of"]
+__all__ = ["Stated", "callbacks_of", "statement_of"]
+
+
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """All callbacks of a Trainer, its own among them.
+
+    Example:
+        >>> len(callbacks_of(pl.Trainer(logger=False, accelerator="cpu", barebones=True))) >= 0
+        True
+    """
+    found: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it without naming it
+    return found
 
 
 class Stated(pl.Callback):
@@ -36,5 +47,4 @@ def statement_of(trainer: pl.Trainer) -> str:
         >>> statement_of(pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
         ''
     """
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return "\n\n".join(one.finish(trainer) for one in callbacks if isinstance(one, Stated))
+    return "\n\n".join(one.finish(trainer) for one in callbacks_of(trainer) if isinstance(one, Stated))

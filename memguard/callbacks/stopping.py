@@ -11,11 +11,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from typing_extensions import override
 
+from memguard.callbacks.following import monitor_of
 from memguard.callbacks.gather import everybody, rank
 from memguard.callbacks.guard import warn
 from memguard.callbacks.limited import LimitedNumber, planned_looks
 from memguard.callbacks.monitor import LeakageMonitor
-from memguard.callbacks.stated import Stated
+from memguard.callbacks.stated import Stated, callbacks_of
 from memguard.callbacks.under_limit import KeptWeights, require_safetensors
 from memguard.capture.weights import weights_hash
 from memguard.errors import DataError, MemguardError
@@ -191,16 +192,8 @@ class LeakageStopping(pl.Callback):
         if stage != "fit":
             return
         self._begin()
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        found = [one for one in callbacks if isinstance(one, LeakageMonitor)]
-        chosen = [one for one in found if self.monitor is None or one is self.monitor]
-        if len(chosen) != 1:
-            raise MemguardError(
-                f"LeakageStopping in a Trainer with {len(found)} LeakageMonitor",
-                "it judges the looks of exactly one that watches the same training",
-                "add a LeakageMonitor to callbacks=, and where there are several say which by monitor=",
-            )
-        monitor = chosen[0]
+        callbacks = callbacks_of(trainer)
+        monitor = monitor_of(trainer, "LeakageStopping", "judges the looks", self.monitor)
         if callbacks.index(monitor) > callbacks.index(self):
             raise MemguardError(
                 "LeakageStopping before its LeakageMonitor in callbacks=",
@@ -473,6 +466,5 @@ class LeakageStopping(pl.Callback):
 
 def _private_runs(trainer: pl.Trainer) -> list[PrivateRun]:
     """Books of the private trainings in a Trainer, that are open."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    found = [one.books for one in callbacks if isinstance(one, Stated)]
+    found = [one.books for one in callbacks_of(trainer) if isinstance(one, Stated)]
     return [run for run in found if run is not None]

@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 import lightning.pytorch as pl
 from typing_extensions import override
 
+from memguard.callbacks.following import missed
 from memguard.callbacks.monitor import LeakageMonitor
-from memguard.callbacks.stated import Stated
+from memguard.callbacks.stated import Stated, callbacks_of
 from memguard.capture import Capture
 from memguard.capture.sides import batch_key
 from memguard.capture.weigh import Weigher, WeightRule
@@ -38,8 +39,8 @@ def check_weighable(callback: WeighingCallback, trainer: pl.Trainer, pl_module: 
         MemguardError: With manual optimization.
     """
     name = type(callback).__name__
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if callback.weights_depend_on != "record" and any(isinstance(one, Stated) for one in callbacks):
+    private = any(isinstance(one, Stated) for one in callbacks_of(trainer))
+    if callback.weights_depend_on != "record" and private:
         raise PrivacyError(
             f"{name} beside DPSGD in one Trainer",
             "weights that depend on the data of others void the guarantee of differential privacy",
@@ -97,7 +98,7 @@ class Weighing(pl.Callback):
             return
         self._end()
         check_weighable(self, trainer, pl_module)
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         self._monitor = next((one for one in callbacks if isinstance(one, LeakageMonitor)), None)
         others = [one for one in callbacks if isinstance(one, Weighing)]
         if self._monitor is None and others[0] is self:
@@ -113,7 +114,7 @@ class Weighing(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Every callback's setup is over: whoever listens does so by now, wherever it stands in the list.
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         if self._monitor is not None:
             capture = self._monitor.capture
         else:
@@ -137,23 +138,18 @@ class Weighing(pl.Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        missed = self._missed()
-        if missed:
+        said = self._missed()
+        if said:
             warnings.warn(
                 MemguardWarning(
-                    f"{type(self).__name__}:{missed}", "the model learned from them as they were", ""
+                    f"{type(self).__name__}:{said}", "the model learned from them as they were", ""
                 ),
                 stacklevel=2,
             )
 
     def _missed(self) -> str:
         """What was trained on without the weights, in words; empty where nothing was."""
-        said, capture = "", self._own if self._monitor is None else self._monitor.capture
-        if self._weigher is not None and self._weigher.missed:
-            said += f" {self._weigher.missed:,} steps could not be weighed and were trained on as they were."
-        if capture is not None and "train" in capture.problems:
-            said += " It ended early, with the capture of losses."
-        return said
+        return missed(self._weigher, self._own if self._monitor is None else self._monitor.capture)
 
     def _tell(self) -> None:
         if self._monitor is not None and self._weigher is not None:

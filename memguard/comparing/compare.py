@@ -72,9 +72,10 @@ def compare(
         principles", arXiv:2112.03570.
 
     Example:
-        >>> from memguard.comparing.study import FEWEST_SEEDS
-        >>> FEWEST_SEEDS
-        3
+        >>> from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+        >>> study = Study(data=BoringDataModule, arms={"plain": Arm(model=BoringModel)}, baseline="plain")
+        >>> study.seeds, study.control_name  # compare(study, folder="runs/study") trains 2 arms x 8 seeds x 2 halves
+        (8, 'plain, trained again')
     """
     outcomes = run_study(
         study, folder=folder, arms=arms, backend=backend, ray_options=ray_options, ray_workers=ray_workers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
 from memguard.errors import DataError
-from memguard.references.data import TrainingData
+from memguard.references.data import TrainingData, one_loader, prepared
 
 __all__ = ["Loaded"]
 
@@ -26,7 +25,8 @@ class Loaded:
         data: A LightningDataModule, or a pair of loaders ``(train, held out)``.
 
     Raises:
-        DataError: If it is neither, or a side has not exactly one loader.
+        DataError: If it is neither.
+        ReferenceModelError: If a side has not exactly one loader.
 
     Example:
         >>> train, held_out = DataLoader([1.0, 2.0, 3.0]), DataLoader([4.0, 5.0])
@@ -43,15 +43,14 @@ class Loaded:
             sides: Sequence[Any] = (self.datamodule.train_dataloader(), self.datamodule.val_dataloader())
         else:
             sides = data if isinstance(data, tuple | list) else ()
-        found = [_only(side) for side in sides]
-        if len(found) != 2 or any(one is None for one in found):
+        found = [one_loader(side) for side in sides]
+        if len(found) != 2 or not all(isinstance(one, DataLoader) for one in found):
             raise DataError(
                 f"data of type {type(data).__name__} without one training and one validation loader",
                 "arms are trained on part of the one side and judged on part of the other",
                 "pass a LightningDataModule with one loader for each side, or a pair of loaders (train, held out)",
             )
-        self.train: DataLoader[Any] = found[0]  # type: ignore[assignment]
-        self.held_out: DataLoader[Any] = found[1]  # type: ignore[assignment]
+        self.train, self.held_out = found
 
     def whole(self) -> Any:
         """Both sides in full, as `in_a_run` takes them."""
@@ -66,8 +65,9 @@ class Loaded:
             held_out_rows: Held-out records to validate on.
             seed: Of the order of the training records.
         """
-        training = TrainingData.from_loaders(self.train, self.held_out, patient)
-        return self._as_given(training.loader(rows, seed=seed), self.held_out_part(held_out_rows))
+        return self._as_given(
+            self.training_data(patient).loader(rows, seed=seed), self.held_out_part(held_out_rows)
+        )
 
     def held_out_part(self, rows: Ints) -> DataLoader[Any]:
         """The user's validation loader on some of its records, in order."""
@@ -87,20 +87,7 @@ class Loaded:
     def _as_given(self, train: DataLoader[Any], held_out: DataLoader[Any]) -> Any:
         if self.datamodule is None:
             return train, held_out
-        only = copy.copy(self.datamodule)  # it keeps its hooks on batches
-        only.trainer = None
-        for name in ("prepare_data", "setup", "teardown"):
-            object.__setattr__(only, name, _nothing)
+        only = prepared(self.datamodule)
         object.__setattr__(only, "train_dataloader", lambda: train)
         object.__setattr__(only, "val_dataloader", lambda: held_out)
         return only
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Data are prepared and set up already."""
-
-
-def _only(loaders: Any) -> DataLoader[Any] | None:
-    found = list(loaders.values()) if isinstance(loaders, dict) else loaders
-    found = list(found) if isinstance(found, list | tuple) else [found]
-    return found[0] if len(found) == 1 and isinstance(found[0], DataLoader) else None

@@ -9,11 +9,11 @@ from typing import Any
 import lightning.pytorch as pl
 
 from memguard.auditing.subjects import Strata
+from memguard.comparing.outcomes import LEAST_SEEDS
 from memguard.errors import MemguardError
 
-__all__ = ["FEWEST_SEEDS", "Arm", "Study"]
+__all__ = ["Arm", "Study"]
 
-FEWEST_SEEDS = 3  # two seeds are two references for each model, and one degree of freedom for an interval
 _OURS = {
     "enable_checkpointing",
     "enable_model_summary",
@@ -119,7 +119,7 @@ class Study:
                 "so is the control",
                 "give it another name, or control=False",
             )
-        for name, low, high in (("seeds", FEWEST_SEEDS, 1000), ("stages", 1, 100)):
+        for name, low, high in (("seeds", LEAST_SEEDS, 1000), ("stages", 1, 100)):
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
                 raise MemguardError(

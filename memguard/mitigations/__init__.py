@@ -2,6 +2,7 @@
 
 from memguard.mitigations.books import Books, Epoch
 from memguard.mitigations.policies import (
+    at_worst,
     drop_weights,
     flood_weights,
     floor_weights,
@@ -13,6 +14,7 @@ from memguard.mitigations.policies import (
 __all__ = [
     "Books",
     "Epoch",
+    "at_worst",
     "drop_weights",
     "flood_weights",
     "floor_weights",

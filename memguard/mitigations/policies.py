@@ -17,7 +17,15 @@ from memguard.errors import MemguardError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["drop_weights", "flood_weights", "floor_weights", "reweight", "severity_weights", "worst"]
+__all__ = [
+    "at_worst",
+    "drop_weights",
+    "flood_weights",
+    "floor_weights",
+    "reweight",
+    "severity_weights",
+    "worst",
+]
 
 Values = TypeVar("Values", NDArray[Any], "Tensor")
 
@@ -151,6 +159,32 @@ def severity_weights(low: ArrayLike, high: ArrayLike, *, lowest: float = 0.0) ->
     """
     spread = np.maximum(np.asarray(high, np.float64) - np.asarray(low, np.float64), np.finfo(np.float32).tiny)
     return reweight(low, start=0, stop=spread, lowest=lowest)
+
+
+def at_worst(
+    before: ArrayLike, code: ArrayLike, patient: ArrayLike, severity: ArrayLike, flagged: ArrayLike
+) -> NDArray[np.float32]:
+    """How severe each record's patient was at worst, of all looks at which the patient was flagged.
+
+    Args:
+        before: ``(N,)`` up to now; -inf where the patient was never flagged.
+        code: ``(N,)`` code of each record's patient.
+        patient: ``(P,)`` codes of the patients of a look.
+        severity: ``(P,)``.
+        flagged: ``(P,)`` bool.
+
+    Returns:
+        ``(N,)``.
+
+    Example:
+        >>> at_worst([-np.inf, 3.0, -np.inf], [0, 1, 2], [0, 1, 2], [2.0, 1.0, 9.0], [True, True, False]).tolist()
+        [2.0, 3.0, -inf]
+    """
+    codes, given = np.asarray(code, np.int64), np.asarray(flagged, np.bool_)
+    of_patient = np.full(codes.max(initial=-1) + 1, -np.inf)
+    of_patient[np.asarray(patient, np.int64)[given]] = np.asarray(severity, np.float64)[given]
+    found: NDArray[np.float32] = np.maximum(before, of_patient[codes]).astype(np.float32)
+    return found
 
 
 def worst(

@@ -24,7 +24,7 @@ from torch.utils.data import (
 
 from memguard.errors import ReferenceModelError
 
-__all__ = ["TrainingData"]
+__all__ = ["TrainingData", "one_loader", "prepared"]
 
 Ints = NDArray[np.int64]
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -148,7 +148,7 @@ class TrainingData:
         """
         datamodule.prepare_data()
         datamodule.setup("fit")
-        sides = [_one(datamodule.train_dataloader()), _one(datamodule.val_dataloader())]
+        sides = [one_loader(datamodule.train_dataloader()), one_loader(datamodule.val_dataloader())]
         return cls.from_loaders(sides[0], sides[1], patient, datamodule=datamodule)
 
     def loader(self, rows: Ints, *, seed: int, workers: int | None = None) -> DataLoader[Any]:
@@ -174,13 +174,19 @@ class TrainingData:
             getattr(owner, name) is not getattr(pl.LightningDataModule, name) for name in _HOOKS
         ):
             return None
-        only = copy.copy(self.datamodule)
-        only.trainer = None
-        for name in ("prepare_data", "setup", "teardown"):
-            object.__setattr__(only, name, _nothing)
+        only = prepared(self.datamodule)
         # As if it had none: a reference is not validated, and Lightning would warn.
         object.__setattr__(only, "val_dataloader", MethodType(pl.LightningDataModule.val_dataloader, only))
         return only
+
+
+def prepared(datamodule: pl.LightningDataModule) -> pl.LightningDataModule:
+    """A copy of a datamodule whose data are prepared and set up already; it keeps its hooks on batches."""
+    only = copy.copy(datamodule)
+    only.trainer = None
+    for name in ("prepare_data", "setup", "teardown"):
+        object.__setattr__(only, name, _nothing)
+    return only
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -194,7 +200,12 @@ def _all_once(sampler: Any) -> bool:
     ) or type(sampler).__name__ == "DistributedSampler"
 
 
-def _one(loaders: Any) -> DataLoader[Any]:
+def one_loader(loaders: Any) -> DataLoader[Any]:
+    """The loader of a side, which may stand in a list or a dict.
+
+    Raises:
+        ReferenceModelError: If there is not exactly one.
+    """
     found = list(loaders.values()) if isinstance(loaders, dict) else loaders
     found = list(found) if isinstance(found, list | tuple) else [found]
     if len(found) != 1:
