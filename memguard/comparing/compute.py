@@ -45,10 +45,10 @@ def compute(
     """Judge arms of training beside a baseline.
 
     Each model is attacked with the models of its arm's other seeds as references; of all attacks and signals the
-    strongest counts, in each group by itself. Intervals are delete-one-seed jackknives in which a seed leaves as a
-    target and as a reference and the strongest attack is chosen again; differences from the baseline are paired. They
-    speak of other seeds over the same patients, not of other patients. Constants of BaVarIA's prior and the disjoint
-    cells of the strata stay as they are when a seed is left out.
+    strongest counts, in each group by itself. Intervals are delete-one-seed jackknives: a seed leaves as a target, and
+    threshold and strongest attack are chosen again without it. Differences from the baseline are paired. They
+    speak of other seeds over the same patients, not of other patients. References, constants of BaVarIA's prior and
+    the disjoint cells of the strata stay as they are when a seed is left out.
 
     Args:
         outcomes: Of all arms.
