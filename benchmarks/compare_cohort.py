@@ -31,6 +31,7 @@ from memguard import (
     FloorFlagged,
     GoldfishLoss,
     LeakageMonitor,
+    LeakageStopping,
     Reweight,
     Study,
     compare,
@@ -149,6 +150,11 @@ def stopping() -> list[pl.Callback]:
     return [early, pl.callbacks.ModelCheckpoint(monitor="val_loss")]
 
 
+def limited() -> list[pl.Callback]:
+    """End where the watched curve is shown to be over a limit."""
+    return [LeakageMonitor(), LeakageStopping(0.6)]
+
+
 def private(**settings: Any) -> list[pl.Callback]:
     """DP-SGD."""
     return [DPSGD(**settings)]
@@ -187,6 +193,7 @@ def arms(kind: str) -> dict[str, Arm]:
         "drop": Arm(model=model, trainer=run, callbacks=partial(watched, DropFlagged)),
         "reweight": Arm(model=model, trainer=run, callbacks=partial(watched, Reweight)),
     }
+    found["leakage stopping"] = Arm(model=model, trainer=run, callbacks=limited)
     found["deduplicate"] = Arm(model=model, trainer=run, callbacks=lambda: [Deduplicate()])
     if kind == "next-code":
         found["goldfish"] = Arm(model=model, trainer=run, callbacks=lambda: [GoldfishLoss()])
