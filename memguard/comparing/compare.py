@@ -11,7 +11,7 @@ import numpy as np
 
 from memguard.capture.stillness import forked_rng
 from memguard.comparing.compute import compute
-from memguard.comparing.gathered import gathered
+from memguard.comparing.gathered import gathered, whole
 from memguard.comparing.kept import Kept, Measured, recipe_of
 from memguard.comparing.loaded import Loaded
 from memguard.comparing.measuring import measure
@@ -19,7 +19,7 @@ from memguard.comparing.outcomes import Outcomes
 from memguard.comparing.population import Population, read_population
 from memguard.comparing.spread import Backend, each
 from memguard.comparing.study import Arm, Study
-from memguard.comparing.training import Run, fit
+from memguard.comparing.training import Run, fit, of_arm
 from memguard.errors import MemguardError
 from memguard.references.progress import say
 from memguard.references.recipe import fingerprint
@@ -125,7 +125,7 @@ def run_study(
     for at, recipe in enumerate(recipes):
         one = kept.get(recipe)
         if one is not None:
-            found[at] = one
+            found[at] = whole(runs[at], one, population)
     missing = [at for at in range(len(runs)) if at not in found]
     if progress:
         say(f"{len(runs)} trainings, {len(found)} of them kept from before")
@@ -133,7 +133,7 @@ def run_study(
     done = each(work, missing, backend, ray_options=ray_options, ray_workers=ray_workers)
     for count, (at, one) in enumerate(done, 1):
         kept.put(recipes[at], one)
-        found[at] = one
+        found[at] = whole(runs[at], one, population)
         if progress:
             say(f"{count} of {len(missing)}: {runs[at]}, {one.seconds:.0f} s")
     return gathered(study, population, chosen, runs, [found[at] for at in range(len(runs))])
@@ -166,15 +166,16 @@ class _Work:
     def __call__(self, at: int) -> Measured:
         run, study = self.runs[at], self.study
         trained = fit(run, self.arms[run.arm], self.loaded, self.population, stages=study.stages)
-        loss, same = measure(
-            trained.module,
-            trained.states,
-            self.loaded.whole(),
-            self.population.sides,
-            plain=study.arms[study.baseline].model,
-            record_to_patient=study.record_to_patient,
-            per_record_loss=study.per_record_loss,
-        )
+        with of_arm(run.arm, "measured"):
+            loss, same = measure(
+                trained.module,
+                trained.states,
+                self.loaded.whole(),
+                self.population.sides,
+                plain=study.arms[study.baseline].model,
+                record_to_patient=study.record_to_patient,
+                per_record_loss=study.per_record_loss,
+            )
         return Measured(
             loss=loss,
             same=same,

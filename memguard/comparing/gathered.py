@@ -14,8 +14,9 @@ from memguard.comparing.outcomes import TAKEN, ArmRuns, Outcomes
 from memguard.comparing.population import Population
 from memguard.comparing.study import Arm, Study
 from memguard.comparing.training import Run
+from memguard.errors import DataError
 
-__all__ = ["gathered"]
+__all__ = ["gathered", "whole"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -39,10 +40,9 @@ def gathered(
     """
     p = population.n_patients
     loss = {at: _of_patients(population, one) for at, one in enumerate(found)}
-    known: Bools = np.ones(p + population.judging.size, np.bool_)  # patients with a predicted token
-    for one in loss.values():
-        known &= np.isfinite(one[:, 0]).all(axis=0)
-    tokens = np.bincount(population.patient, weights=population.tokens, minlength=known.size).astype(np.int64)
+    everybody = p + population.judging.size
+    tokens = np.bincount(population.patient, weights=population.tokens, minlength=everybody).astype(np.int64)
+    known = tokens > 0  # an arm that loses NaN on a patient must not take the patient out of the study
     pool, held_out = np.flatnonzero(known[:p]), p + np.flatnonzero(known[p:])
     return Outcomes(
         arms=[
@@ -63,6 +63,29 @@ def gathered(
         judging=population.judging[held_out - p],
         unit="nats/token" if population.sides.target.unit == "nats/token" else "nats/record",
     )
+
+
+def whole(run: Run, one: Measured, population: Population) -> Measured:
+    """The same run, if its model has a loss on every record.
+
+    Args:
+        run: Which one.
+        one: Measured.
+        population: On whom.
+
+    Raises:
+        DataError: If a record with predicted tokens has none.
+    """
+    known = population.tokens > 0
+    bad = ~np.isfinite(one.loss[:, 0][:, known])
+    if bad.any():
+        raise DataError(
+            f"a model of arm {run.arm!r} (seed {run.seed}, half {run.half + 1}) has no finite loss on"
+            f" {int(bad.any(axis=0).sum())} of {int(known.sum())} records",
+            "it diverged, or its code leaves records out: without them it would be compared on other patients",
+            "correct the arm, or compare the others with --arms, arms= in Python; what was trained is kept",
+        )
+    return one
 
 
 def _of_patients(population: Population, one: Measured) -> Floats:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from memguard.auditing.live import LiveRun, in_a_run
 from memguard.auditing.sides import Losses, Sides, losses_at, losses_of
-from memguard.capture.evaluation import step_arguments
+from memguard.capture.evaluation import PerRecordLoss, step_arguments
 from memguard.capture.stillness import forked_rng
-from memguard.errors import MemguardError
 
 __all__ = ["SIGNALS", "as_trained", "measure"]
 
@@ -62,9 +61,12 @@ def measure(
         for stage, state in enumerate(states):
             run.module.load_state_dict(dict(state))
             found[stage, 0], same[stage, 0] = losses_of(run, run.module, sides).loss, True
-            with as_trained(run):
-                found[stage, 1], same[stage, 1] = _other(run, run.module, sides, found[stage, 0])
-            baseline = _holding(plain, state)
+            for function in _in_training(run):
+                with as_trained(run, function):
+                    found[stage, 1], same[stage, 1] = _other(run, run.module, sides, found[stage, 0])
+                if same[stage, 1] or np.isfinite(found[stage, 1]).any():
+                    break  # the next one is for where this one cannot be asked
+            baseline = _holding(run, plain, state)
             if baseline is not None:
                 found[stage, 2], same[stage, 2] = _other(run, baseline, sides, found[stage, 0])
         return found, same
@@ -84,17 +86,38 @@ def _other(
                 return np.nan, True
         with forked_rng(0):
             all_of_them: Losses = losses_of(run, module, sides)
-    except MemguardError:
-        return np.nan, False  # it cannot be asked in this way
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception:  # also of the user's own code: it cannot be asked in this way
+        return np.nan, False
     return all_of_them.loss.astype(np.float32), False
 
 
+def _in_training(run: LiveRun) -> tuple[PerRecordLoss | None, ...]:
+    """What gives the losses as trained, ``None`` for the training step.
+
+    A function of the study is the same for every arm. One of the module's own is the arm's word, so the step on which
+    it was trained is asked first.
+    """
+    given, own = run.capture.per_record_loss, getattr(run.module, "per_record_loss", None)
+    if given is not None:
+        return (given,)
+    step = (
+        (None,) if run.module.automatic_optimization else ()
+    )  # a step that moves weights is not asked again
+    return (*step, lambda _, batch: own(batch)) if callable(own) else step
+
+
 @contextlib.contextmanager
-def as_trained(run: LiveRun) -> Iterator[None]:
+def as_trained(run: LiveRun, function: PerRecordLoss | None) -> Iterator[None]:
     """Inside, losses come of the training step, with the user's modules in training mode and torch's own not.
 
     A branch on ``self.training`` is then taken as it was in training, while dropout and batch normalization of torch
     stay still.
+
+    Args:
+        run: With the module.
+        function: Gives the losses instead of the training step.
     """
     module, capture = run.module, run.capture
     own = [part for part in module.modules() if not type(part).__module__.startswith("torch.nn")]
@@ -116,33 +139,43 @@ def as_trained(run: LiveRun) -> Iterator[None]:
             return module.training_step(*step_arguments(module.training_step, batch, batch_idx))
 
     def override(asked: Any, batch: Any) -> Any:
-        assert before is not None
+        assert function is not None
         with training():
-            return before(asked, batch)
+            return function(asked, batch)
 
-    had = module.__dict__.get("validation_step", _ABSENT)
-    object.__setattr__(module, "validation_step", step)
-    if before is not None:
-        capture.per_record_loss = override
+    shadows = {"validation_step": step, "per_record_loss": None}
+    had = {name: module.__dict__.get(name, _ABSENT) for name in shadows}
+    for name, value in shadows.items():
+        object.__setattr__(module, name, value)
+    capture.per_record_loss = None if function is None else override
     try:
         yield
     finally:
         capture.per_record_loss = before
-        if had is _ABSENT:
-            module.__dict__.pop("validation_step", None)
-        else:
-            object.__setattr__(module, "validation_step", had)
+        for name, value in had.items():
+            if value is _ABSENT:
+                module.__dict__.pop(name, None)
+            else:
+                object.__setattr__(module, name, value)
 
 
-def _holding(plain: Callable[[], pl.LightningModule], state: Any) -> pl.LightningModule | None:
-    """A module of the baseline with these weights; ``None`` where they do not fit it."""
+def _holding(run: LiveRun, plain: Callable[[], pl.LightningModule], state: Any) -> pl.LightningModule | None:
+    """A module of the baseline with these weights, set up as in a run; ``None`` where they do not fit it.
+
+    What the arm has beside them is left out: a buffer that the baseline lacks hides nothing.
+    """
     with forked_rng(0):
         module = plain()
-    try:
-        module.load_state_dict(dict(state))
-    except RuntimeError:
-        return None
-    return module
+        module._trainer = run.trainer
+        try:
+            module.setup("fit")
+            module.configure_model()
+            lacking, _ = module.load_state_dict(dict(state), strict=False)
+        except Exception:  # the user's own code
+            return None
+        finally:
+            module._trainer = None
+    return None if lacking else module
 
 
 _ABSENT = object()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from memguard.errors import MemguardError
 from memguard.references.job import cpu_state
 from memguard.references.quiet import quiet
 
-__all__ = ["Run", "Trained", "fit"]
+__all__ = ["Run", "Trained", "fit", "of_arm"]
 
 Bools = NDArray[np.bool_]
 State = Mapping[str, torch.Tensor]
@@ -110,27 +111,18 @@ def fit(run: Run, arm: Arm, loaded: Loaded, population: Population, *, stages: i
     with tempfile.TemporaryDirectory(prefix="memguard-") as scratch, quiet(), forked_rng(within):
         with still_generators(loaded.train.dataset, seed=within), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-            try:
+            with of_arm(run.arm, "trained"):
                 with forked_rng(weights):
                     module = arm.model()
                 callbacks = list(arm.callbacks())
                 trainer = _trainer(arm, [*callbacks, snapshots], scratch)
                 _fit(trainer, module, part)
                 _best_of(callbacks, module)
-            except (KeyboardInterrupt, MemoryError):
-                raise
-            except MemguardError as error:
-                raise type(error)(f"arm {run.arm!r}: {error.seen}", error.why, error.fix) from error
-            except Exception as error:
-                raise MemguardError(
-                    f"a model of arm {run.arm!r} cannot be trained: {type(error).__name__}: {error}",
-                    "an arm with a missing model cannot be compared",
-                    "see the error above; correct the arm, or take it out of the study",
-                ) from error
         seconds = time.perf_counter() - began
         if trainer.interrupted:  # Lightning swallows Ctrl-C
             raise KeyboardInterrupt
-        metrics = _validated(module, loaded, population, trainer, scratch)
+        with of_arm(run.arm, "validated"):
+            metrics = _validated(module, loaded, population, trainer, scratch)
     states, epochs = snapshots.filled(module)
     return Trained(
         module=module,
@@ -142,6 +134,28 @@ def fit(run: Run, arm: Arm, loaded: Loaded, population: Population, *, stages: i
         metrics=metrics,
         seconds=seconds,
     )
+
+
+@contextlib.contextmanager
+def of_arm(name: str, done: str) -> Iterator[None]:
+    """Whatever fails inside is an arm's, and says so.
+
+    Args:
+        name: Of the arm.
+        done: What was tried, as a participle.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except MemguardError as error:
+        raise type(error)(f"arm {name!r}: {error.seen}", error.why, error.fix) from error
+    except Exception as error:
+        raise MemguardError(
+            f"a model of arm {name!r} cannot be {done}: {type(error).__name__}: {error}",
+            "an arm with a missing model cannot be compared",
+            "see the error above; correct the arm, or take it out of the study",
+        ) from error
 
 
 def _trainer(arm: Arm, callbacks: list[pl.Callback], scratch: str) -> pl.Trainer:
