@@ -12,7 +12,7 @@ import numpy as np
 from memguard.capture.stillness import forked_rng
 from memguard.comparing.compute import compute
 from memguard.comparing.gathered import gathered, whole
-from memguard.comparing.kept import Kept, Measured, recipe_of
+from memguard.comparing.kept import Kept, Measured, arm_recipe, function_recipe, recipe_of
 from memguard.comparing.loaded import Loaded
 from memguard.comparing.measuring import measure
 from memguard.comparing.outcomes import Outcomes
@@ -22,7 +22,7 @@ from memguard.comparing.study import Arm, Study
 from memguard.comparing.training import Run, fit, of_arm
 from memguard.errors import MemguardError
 from memguard.references.progress import say
-from memguard.references.recipe import fingerprint
+from memguard.references.recipe import content_hash, fingerprint
 from memguard.report.comparison import Comparison
 
 __all__ = ["compare", "run_study"]
@@ -119,11 +119,15 @@ def run_study(
         for name in chosen
     ]
     kept, data = Kept(Path(folder)), fingerprint(loaded.training_data(population.patient))
-    settings = {"stages": study.stages, "seed": study.seed}
-    recipes = [recipe_of(run, chosen[run.arm], data=data, study=settings) for run in runs]
+    settings: dict[str, Any] = {"stages": study.stages, "seed": study.seed}
+    if study.per_record_loss is not None:
+        settings["per_record_loss"] = function_recipe(study.per_record_loss)
+    told = {name: arm_recipe(arm) for name, arm in chosen.items()}
+    asked_by = content_hash(told[study.baseline])
+    recipes = [recipe_of(run, told[run.arm], data=data, study=settings) for run in runs]
     found: dict[int, Measured] = {}
     for at, recipe in enumerate(recipes):
-        one = kept.get(recipe)
+        one = kept.get(recipe, baseline=asked_by)
         if one is not None:
             found[at] = whole(runs[at], one, population)
     missing = [at for at in range(len(runs)) if at not in found]
@@ -132,7 +136,7 @@ def run_study(
     work = _Work(study, loaded, population, chosen, runs)
     done = each(work, missing, backend, ray_options=ray_options, ray_workers=ray_workers)
     for count, (at, one) in enumerate(done, 1):
-        kept.put(recipes[at], one)
+        kept.put(recipes[at], one, baseline=asked_by)
         found[at] = whole(runs[at], one, population)
         if progress:
             say(f"{count} of {len(missing)}: {runs[at]}, {one.seconds:.0f} s")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import io
 import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import memguard
@@ -20,11 +24,12 @@ from memguard.comparing.measuring import SIGNALS
 from memguard.comparing.study import Arm
 from memguard.comparing.training import Run
 from memguard.errors import MemguardWarning
+from memguard.named import made
 from memguard.owner_only import make_folder, write_whole
 from memguard.references.recipe import content_hash, module_recipe, versions
 from memguard.references.sources import code_of, plain
 
-__all__ = ["Kept", "Measured", "recipe_of"]
+__all__ = ["Kept", "Measured", "arm_recipe", "function_recipe", "recipe_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +81,11 @@ class Kept:
         """Where a run lies, or will lie."""
         return self.folder / f"{content_hash(recipe)}.npz"
 
-    def put(self, recipe: Mapping[str, Any], run: Measured) -> None:
-        """Write a run, whole or not at all."""
+    def put(self, recipe: Mapping[str, Any], run: Measured, *, baseline: str = "") -> None:
+        """Write a run, whole or not at all; ``baseline`` names the code that was asked beside the arm's own."""
         rest = {
             "recipe": recipe,
+            "baseline": baseline,
             "signals": SIGNALS,
             "steps": run.steps,
             "epsilon": run.epsilon,
@@ -93,14 +99,19 @@ class Kept:
         np.savez_compressed(body, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
         write_whole(self.path(recipe), body.getvalue())
 
-    def get(self, recipe: Mapping[str, Any]) -> Measured | None:
-        """A run that was kept; ``None`` where there is none, or with a warning where it is damaged."""
+    def get(self, recipe: Mapping[str, Any], *, baseline: str = "") -> Measured | None:
+        """A run that was kept; ``None`` where there is none, or it was asked by the code of another baseline.
+
+        Where it is damaged there is none either, and a warning.
+        """
         path = self.path(recipe)
         if not path.is_file():
             return None
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 rest = json.loads(stored["rest"].tobytes())
+                if rest.get("baseline", baseline) != baseline:
+                    return None
                 return Measured(
                     loss=stored["loss"],
                     same=stored["same"],
@@ -123,29 +134,113 @@ class Kept:
             return None
 
 
-def recipe_of(run: Run, arm: Arm, *, data: str, study: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_of(run: Run, arm: Mapping[str, Any], *, data: str, study: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that would change a run, as primitives.
 
     Args:
         run: Which one.
-        arm: How it is trained.
+        arm: How it is trained, of `arm_recipe`.
         data: Fingerprint of the data.
         study: Settings of the study that bear on it.
     """
-    with forked_rng(0):
-        module = arm.model()
-        callbacks = list(arm.callbacks())
     return {
-        **module_recipe(module),
-        "callbacks": [_told(one) for one in callbacks],
-        "callback code": code_of([type(one) for one in callbacks]),
-        "trainer": plain(dict(arm.trainer)),
+        **arm,
         "data": data,
         "patients": np.packbits(run.patients).tobytes().hex(),
         "seeds": list(run.seeds),
         "study": plain(dict(study)),
         "versions": {**versions(), "memguard": memguard.__version__},
     }
+
+
+def arm_recipe(arm: Arm) -> dict[str, Any]:
+    """Everything of an arm that would change its runs, as primitives."""
+    with forked_rng(0):
+        module = arm.model()
+        callbacks = list(arm.callbacks())
+    return {
+        **module_recipe(module),
+        **_untold(arm, module),
+        "callbacks": [_told(one) for one in callbacks],
+        "callback code": code_of([type(one) for one in callbacks]),
+        "trainer": plain(dict(arm.trainer)),
+    }
+
+
+def function_recipe(function: Any) -> dict[str, Any]:
+    """A function as primitives: its code, what it closes over, and the arguments that a partial one has.
+
+    Args:
+        function: Or an object that can be called.
+
+    Example:
+        >>> from functools import partial
+        >>> function_recipe(partial(round, ndigits=2))
+        {'arguments': {'ndigits': 2}, 'code': {}, 'closed over': {}}
+    """
+    given: dict[str, Any] = {}
+    if isinstance(function, partial):
+        given = {**_named(function), **function.keywords}
+        function = function.func
+    closed = {}
+    if inspect.isfunction(function):
+        seen = inspect.getclosurevars(function)
+        known = {**seen.globals, **seen.nonlocals}
+        closed = {
+            name: value for name, value in known.items() if not (callable(value) or inspect.ismodule(value))
+        }
+    elif not isinstance(function, type) and hasattr(function, "__dict__"):
+        closed, function = dict(vars(function)), type(function)
+    return {
+        "arguments": plain({name: _inner(value) for name, value in given.items()}),
+        "code": code_of([function]),
+        "closed over": plain({name: _inner(value) for name, value in sorted(closed.items())}),
+    }
+
+
+def _untold(arm: Arm, module: pl.LightningModule) -> dict[str, Any]:
+    """What neither class nor hyperparameters say of a new module: who made it, of what, and with which weights."""
+    found: dict[str, Any] = {}
+    function: Any = arm.model
+    given: dict[str, Any] = {}
+    if isinstance(function, partial):
+        function, given = function.func, {**function.keywords, **_named(function)}
+    if function is made and isinstance(arm.model, partial):  # of a file
+        given = dict(arm.model.args[0].get("init_args") or {})
+    elif function is not type(module):
+        found["made by"] = function_recipe(arm.model)
+    told = plain(dict(module.hparams))
+    more = {name: value for name, value in plain(given).items() if name not in told or told[name] != value}
+    if more:
+        found["arguments"] = more
+    try:
+        with forked_rng(0):
+            like: str | None = _weights(type(module)(**module.hparams))
+    except Exception:  # it did not keep what it was made of
+        like = None
+    with forked_rng(0):
+        weights = _weights(arm.model())
+    if weights != like:
+        found["initial weights"] = weights
+    return found
+
+
+def _named(given: partial[Any]) -> dict[str, Any]:
+    """Positional arguments of a partial function by their names."""
+    try:
+        return dict(inspect.signature(given.func).bind_partial(*given.args).arguments)
+    except (TypeError, ValueError):
+        return {str(at): value for at, value in enumerate(given.args)}
+
+
+def _weights(module: pl.LightningModule) -> str:
+    hasher = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        hasher.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        hasher.update(np.asarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return hasher.hexdigest()[:16]
 
 
 def _told(callback: pl.Callback) -> list[Any]:
