@@ -8,6 +8,7 @@ is not touched. That the returned loss depends on nothing else is read from the 
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -323,11 +324,13 @@ def _replaced(returned: Any, loss: Tensor) -> Any:
 def rerun_of(
     override: PerRecordLoss, module: torch.nn.Module, batch: Any, states: RandomStates
 ) -> Callable[[], Any]:
-    """Calls a user's ``per_record_loss`` in the modes of training, with a gradient and the step's random numbers."""
+    """Calls a user's ``per_record_loss`` as the step ran: its modes, precision and random numbers, with a gradient."""
+    plugin = getattr(getattr(module, "_trainer", None), "precision_plugin", None)
 
     def rerun() -> Any:
         modes = [(part, part.training) for part in module.modules()]
-        with untouched(module), torch.enable_grad():
+        precision = contextlib.nullcontext() if plugin is None else plugin.train_step_context()
+        with untouched(module), torch.enable_grad(), precision:
             for part, mode in modes:
                 part.training = mode
             torch.set_rng_state(states[0])

@@ -406,6 +406,14 @@ def test_losses_given_by_the_user():
         fitted(Given(), Weigh(per_record_loss=lambda module, batch: module.parts(batch).detach()))
 
 
+def test_losses_given_by_the_user_are_computed_in_the_precision_of_the_step():
+    given = Weigh(per_record_loss=lambda module, batch: module.parts(batch))
+    found = fitted(Given(sgd=True), given, precision="bf16-mixed")
+    right = fitted(Given(by_hand=True, sgd=True), precision="bf16-mixed")
+    same(found, right, rtol=0.05, atol=5e-3)
+    assert given.weigher.weighed == 8 and given.weigher.missed == 0
+
+
 class Manual(Model):
     automatic_optimization = False
 
