@@ -19,8 +19,10 @@ from memguard.capture.ids import Positions
 from memguard.capture.losses import CapturedLoss
 from memguard.capture.sides import batch_key, fingerprint
 from memguard.capture.weigh import WeightRule
-from memguard.errors import DataError, MemguardError
+from memguard.errors import AmbiguousLossError, DataError, MemguardError
+from memguard.mitigations.arguments import is_number, is_whole
 from memguard.mitigations.duplicates import cluster_weights, even_patients
+from memguard.records.content import RecordContent
 from memguard.records.duplicates import near_duplicates
 from memguard.records.patients import PatientMap, resolve_patients
 from memguard.records.small_cells import MIN_CELL, patients_logged
@@ -95,13 +97,20 @@ class Deduplicate(Weighing):
         seed: int = 0,
     ) -> None:
         super().__init__(record_ids, train_loader)
-        if not 0 < threshold <= 1:
+        if not is_number(threshold) or not 0 < threshold <= 1:
             raise MemguardError(
-                f"threshold={threshold}",
+                f"threshold={threshold!r}",
                 "every pair of records or none would be near",
                 "pass 0 < threshold <= 1",
             )
         cluster_weights([1], power)
+        for name, value in (("min_codes", min_codes), ("seed", seed)):
+            if not is_whole(value, 0):
+                raise MemguardError(
+                    f"{name}={value!r}",
+                    "records could not be compared",
+                    f"pass {name}= as a whole number from 0",
+                )
         self.threshold, self.power, self.patients, self.min_codes = threshold, power, patients, min_codes
         self.record_to_patient, self.seed = record_to_patient, seed
         self._weights: NDArray[np.float32] | None = None
@@ -145,7 +154,7 @@ class Deduplicate(Weighing):
         members = self._members(capture)
         content, ids = None, dict[int, Any]()
         if self._state is None or members is None:
-            content, ids = read_contents(capture, rows)
+            content, ids = self._read(capture, rows)
         if members is None:
             members = self._named(ids, len(rows), capture)
         self._fingerprint, self._unit = fingerprint(members, members), members.unit
@@ -171,6 +180,20 @@ class Deduplicate(Weighing):
         self._concerned = int(np.unique(members.code[rows][weights[rows] < 1]).size)
         self._mean = float(weights[rows].mean(dtype=np.float64)) if rows.size else 1.0
         return self._of_step
+
+    def _read(self, capture: Capture, rows: Positions) -> tuple[RecordContent, dict[int, Any]]:
+        try:
+            return read_contents(capture, rows)
+        except AmbiguousLossError as error:
+            if self._monitor is not None:
+                raise
+            # What is advised is an argument of the monitor, and there is none.
+            raise AmbiguousLossError(
+                f"Deduplicate could not read the training records: {error.seen}",
+                error.why,
+                "return one loss of torch.nn.functional from validation_step, give the module a method "
+                "per_record_loss(batch), or put a LeakageMonitor(per_record_loss=) beside Deduplicate",
+            ) from error
 
     def _members(self, capture: Capture) -> PatientMap | None:
         """The patient of each training record; ``None`` where only batches tell."""

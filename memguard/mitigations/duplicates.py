@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memguard.errors import MemguardError
+from memguard.mitigations.arguments import is_number
 
 __all__ = ["cluster_weights", "even_patients"]
 
@@ -32,9 +33,9 @@ def cluster_weights(cluster_size: ArrayLike, power: float = 1.0) -> NDArray[np.f
         [1.0, 0.5, 0.5]
     """
     size = np.asarray(cluster_size, np.float64)
-    if not 0 <= power <= 1 or (size < 1).any():
+    if not is_number(power) or not 0 <= power <= 1 or (size < 1).any():
         raise MemguardError(
-            f"power={power} for clusters of {size.min(initial=1):g} records and more",
+            f"power={power!r} for clusters of {size.min(initial=1):g} records and more",
             "a cluster would count like less than one record, or like more than it has",
             "pass power= from 0 to 1",
         )

@@ -225,6 +225,31 @@ def test_feature_vectors(tmp_path):
     np.testing.assert_allclose(once.weights, right)
 
 
+class Named(Table):
+    """A batch that names its records and patients: no copy is one in these."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return {"x": x, "y": y, "at": i, "who": 1000 + 7 * i}
+
+
+class OfNamed(Classifier):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch["x"], batch["y"]), batch_idx)
+
+
+def test_what_names_a_record_or_a_patient_is_no_feature_of_it(tmp_path):
+    once = Deduplicate(threshold=1.0, record_ids="at", record_to_patient="who")
+    held = DataLoader(Named(30), batch_size=30)
+    fitted(tmp_path, OfNamed(), once, loaders=(DataLoader(Named(), batch_size=20, shuffle=True), held))
+    right = np.ones(60)
+    right[10:14] = 1 / 4
+    np.testing.assert_allclose(once.weights, right)
+
+
 def test_two_processes(tmp_path):
     launch("_weighing_ddp.py", tmp_path, 2)
     first, second = saved(tmp_path, 2)
@@ -243,6 +268,15 @@ class Manual(Forecaster):
     automatic_optimization = False
 
 
+class Own(Forecaster):
+    """A loss that is written by hand."""
+
+    def loss(self, batch):
+        codes = batch["codes"]
+        log_p = self.out(self.rnn(self.embed(codes[:, :-1]))[0]).log_softmax(-1)
+        return -log_p.gather(-1, codes[:, 1:, None]).mean()
+
+
 class Lbfgs(Forecaster):
     def configure_optimizers(self):
         return torch.optim.LBFGS(self.parameters(), max_iter=3)
@@ -258,6 +292,11 @@ def test_refusals(tmp_path):
         fitted(tmp_path, Manual(), Deduplicate())
     with pytest.raises(MemguardError, match="LBFGS"):
         fitted(tmp_path, Lbfgs(), Deduplicate())
-    for wrong in ({"threshold": 0}, {"threshold": 1.1}, {"power": 2}):
+    with pytest.raises(
+        AmbiguousLossError, match=r"a method per_record_loss\(batch\), or put a LeakageMonitor"
+    ):
+        fitted(tmp_path, Own(), Deduplicate())
+    wrongs = [{"threshold": wrong} for wrong in (0, 1.1, "0.8", None)] + [{"power": 2}, {"power": None}]
+    for wrong in (*wrongs, {"min_codes": -3}, {"min_codes": "8"}, {"seed": 0.5}):
         with pytest.raises(MemguardError, match=next(iter(wrong))):
             Deduplicate(**wrong)
