@@ -27,6 +27,12 @@ def monitor_of(trainer: pl.Trainer, name: str, does: str, wanted: LeakageMonitor
     """
     found = [one for one in callbacks_of(trainer) if isinstance(one, LeakageMonitor)]
     chosen = [one for one in found if wanted is None or one is wanted]
+    if wanted is not None and found and not chosen:
+        raise MemguardError(
+            f"{name} whose monitor= is none of the {len(found)} LeakageMonitor in callbacks=",
+            f"it {does} of one that watches the same training",
+            "pass one of them as monitor=, or leave it out where there is one alone",
+        )
     if len(chosen) != 1:
         raise MemguardError(
             f"{name} in a Trainer with {len(found)} LeakageMonitor",

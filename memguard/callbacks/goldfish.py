@@ -74,7 +74,7 @@ class GoldfishLoss(Weighing):
     ) -> None:
         super().__init__(record_ids, train_loader)
         GoldfishRule(k, h, seed)  # refused now and not when training starts
-        self.k, self.h, self.seed = k, h, seed
+        self.k, self.h, self.seed = int(k), int(h), int(seed)
         self._touched: NDArray[np.bool_] | None = None
 
     @property

@@ -18,6 +18,7 @@ from memguard.mitigations import (
     severity_weights,
     worst,
 )
+from memguard.mitigations.arguments import is_number
 from memguard.probes.memorization import Memorization
 from memguard.probes.watch import Watch
 
@@ -30,19 +31,33 @@ class _OfFlagged(Mitigation):
     def __init__(
         self, *, sticky: bool = True, most: float = 0.1, monitor: LeakageMonitor | None = None
     ) -> None:
-        if not 0 < most <= 1:
+        if not is_number(most) or not 0 < most <= 1:
             raise MemguardError(
-                f"most={most}", "it is a share of the patients", "pass most= above 0 and at most 1"
+                f"most={most!r}", "it is a share of the patients", "pass most= above 0 and at most 1"
             )
         super().__init__(monitor)
-        self.sticky, self.most = sticky, most
+        self.sticky, self.most = sticky, float(most)
+
+    def _open(self, watch: Watch) -> None:
+        n = watch.members.patients.n_patients
+        if self._room(n) < 1:
+            raise MemguardError(
+                f"most={self.most:g} of {n} training patients",
+                "that is less than one of them, and nobody could be concerned",
+                f"pass most= of at least 1/{n}",
+            )
+        super()._open(watch)
+
+    def _room(self, n_patients: int) -> int:
+        """How many patients may be concerned; .29 of 100 are 29, whatever their product in binary."""
+        return int(self.most * n_patients + 1e-9)
 
     def _judge(self, watch: Watch, found: Memorization, peak: Floats) -> tuple[Bools, Floats]:
         code = watch.members.patients.code
         flagged = found.flagged(watch.settings.flag_rate)
         before = peak if self.sticky else np.full_like(peak, -np.inf)
         peak[:] = at_worst(before, code, found.patient, found.severity, flagged)
-        room = int(self.most * np.unique(code[watch.members.seen]).size)
+        room = self._room(np.unique(code[watch.members.seen]).size)
         return worst(peak, peak > -np.inf, room, of=code), watch.expected
 
 
@@ -133,14 +148,14 @@ class FloodFlagged(_OfFlagged):
         most: float = 0.1,
         monitor: LeakageMonitor | None = None,
     ) -> None:
-        if not 0 < strength <= 1:
+        if not is_number(strength) or not 0 < strength <= 1:
             raise MemguardError(
-                f"strength={strength}",
+                f"strength={strength!r}",
                 "records would be held still, or pushed away harder than they were learned",
                 "pass strength= above 0 and at most 1, or take FloorFlagged for 0",
             )
         super().__init__(sticky=sticky, most=most, monitor=monitor)
-        self.strength = strength
+        self.strength = float(strength)
 
     def _weigh(self, loss: Tensor, value: Tensor, concerned: Tensor) -> Tensor:
         return flood_weights(loss, value, concerned, strength=self.strength)
@@ -215,7 +230,7 @@ class Reweight(Mitigation):
     def __init__(self, *, lowest: float = 0.0, monitor: LeakageMonitor | None = None) -> None:
         reweight([0.0], start=0, stop=1, lowest=lowest)
         super().__init__(monitor)
-        self.lowest = lowest
+        self.lowest = float(lowest)
 
     def _judge(self, watch: Watch, found: Memorization, peak: Floats) -> tuple[Bools, Floats]:
         of_patient = np.ones(watch.members.patients.n_patients, np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -18,7 +19,7 @@ from memguard.callbacks.weighing import check_weighable
 from memguard.capture.ids import Positions
 from memguard.capture.losses import CapturedLoss
 from memguard.capture.weigh import Weigher
-from memguard.errors import DataError
+from memguard.errors import DataError, MemguardWarning
 from memguard.mitigations import Books
 from memguard.probes.look import Look
 from memguard.probes.memorization import Memorization
@@ -49,6 +50,8 @@ class Mitigation(pl.Callback):
         self._peak: Floats | None = (
             None  # (N,) how severe the patient was while flagged, at worst; -inf: never
         )
+        self._ranked = False  # whether any look could have flagged somebody
+        self._refused = ""  # why the newest look that said why could not
         self._touched: list[tuple[Positions, Tensor]] = []
         self._books: Books | None = None
         self._state: dict[str, Any] | None = None
@@ -105,7 +108,10 @@ class Mitigation(pl.Callback):
         if look is None or look is self._look:
             return
         self._look = look
-        if look.memorization is not None:
+        if look.memorization is None:
+            self._refused = look.refused or self._refused
+        else:
+            self._ranked = True
             assert self._peak is not None
             self._concerned, self._value = self._judge(watch, look.memorization, self._peak)
 
@@ -127,7 +133,7 @@ class Mitigation(pl.Callback):
                 "resume with the data sets of the run, or take the callback's state out of the checkpoint",
             )
         self._concerned, self._value = state["concerned"].numpy().copy(), state["value"].numpy().copy()
-        self._peak = state["peak"].numpy().copy()
+        self._peak, self._ranked = state["peak"].numpy().copy(), bool(state.get("ranked", True))
         self._books.ever = state["ever"].numpy().copy()
 
     def _weights(self, positions: Positions, captured: CapturedLoss) -> Tensor | None:
@@ -164,6 +170,35 @@ class Mitigation(pl.Callback):
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=False)
         self._tell(monitor, self._books.patients, cell)
 
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        monitor = self._watched
+        if monitor is None or getattr(trainer, "fast_dev_run", False):
+            return
+        name, idle, said = type(self).__name__, self._idle(monitor), missed(self._weigher, monitor.capture)
+        if idle:
+            warnings.warn(
+                MemguardWarning(
+                    f"{name} did nothing: {idle}",
+                    "nobody could be flagged, and the model learned from all records as they are",
+                    "hold out 100 patients or more, and look at the notes of the monitor's report",
+                ),
+                stacklevel=2,
+            )
+        elif said:
+            warnings.warn(
+                MemguardWarning(f"{name}:{said}", "the model learned from them as they were", ""),
+                stacklevel=2,
+            )
+
+    def _idle(self, monitor: LeakageMonitor) -> str:
+        """Why nobody could be flagged so far; empty where somebody could."""
+        look = monitor.last_look
+        if self._ranked or (look is not None and look.memorization is not None):
+            return ""
+        why = self._refused or ("" if look is None else look.refused)
+        return "no look ranked the patients" + (f" ({why})" if why else "")
+
     def _given(self) -> list[tuple[Positions, NDArray[np.float64]]]:
         """Positions and weights of this process's steps of the epoch under way, off the device."""
         return [(at, weights.to("cpu", torch.float64).numpy()) for at, weights in self._touched]
@@ -175,8 +210,11 @@ class Mitigation(pl.Callback):
             if not patients
             else (f"{patients:,} patients" if patients >= cell else f"fewer than {cell} patients")
         )
+        idle = self._idle(monitor)
         said = (
-            f"{name}: {count} of the members {self._done()}. This depends on the data and gives no guarantee."
+            f"{name}: {idle}, so that it did nothing."
+            if idle
+            else f"{name}: {count} of the members {self._done()}. This depends on the data and gives no guarantee."
         )
         monitor.mitigated(name, said + missed(self._weigher, monitor.capture))
 
@@ -218,6 +256,7 @@ class Mitigation(pl.Callback):
             "concerned": torch.from_numpy(self._concerned.copy()),
             "value": torch.from_numpy(self._value.copy()),
             "peak": torch.from_numpy(self._peak.copy()),
+            "ranked": self._ranked,
             "ever": torch.from_numpy(self._books.with_open(self._given())),
         }
 

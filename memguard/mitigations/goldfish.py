@@ -9,6 +9,7 @@ from torch import Tensor
 from memguard.capture.ids import Positions
 from memguard.capture.losses import CapturedLoss
 from memguard.errors import MemguardError
+from memguard.mitigations.arguments import is_whole
 from memguard.records._hashing import scramble
 
 __all__ = ["GoldfishRule", "goldfish_kept", "goldfish_keys", "goldfish_weights"]
@@ -124,13 +125,13 @@ class GoldfishRule:
 
     def __init__(self, k: int, h: int, seed: int = 0) -> None:
         for name, value, least in (("k", k, 2), ("h", h, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not is_whole(value, least):
                 raise MemguardError(
                     f"{name}={value!r}",
                     "one of k tokens is left out by a hash of the h tokens before it",
                     f"pass {name}= as a whole number from {least}",
                 )
-        self.k, self.keys = k, goldfish_keys(h, seed)
+        self.k, self.keys = int(k), goldfish_keys(int(h), int(seed))
 
     def __call__(self, positions: Positions, captured: CapturedLoss) -> Tensor:
         """Weights ``(B, T)`` of the tokens of a step."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memguard.errors import MemguardError
+from memguard.mitigations.arguments import is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,9 +126,9 @@ def reweight(
         [1.0, 0.75, 0.5, 1.0]
     """
     low, high = np.asarray(start, np.float64), np.asarray(stop, np.float64)
-    if not 0 <= lowest < 1 or bool((high <= low).any()):
+    if not is_number(lowest) or not 0 <= lowest < 1 or bool((high <= low).any()):
         raise MemguardError(
-            f"reweight with start={start!r}, stop={stop!r}, lowest={lowest}",
+            f"reweight with start={start!r}, stop={stop!r}, lowest={lowest!r}",
             "weights would not fall as a record stands out more",
             "pass stop= above start=, and lowest= from 0 to below 1",
         )

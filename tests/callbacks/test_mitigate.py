@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -236,14 +237,58 @@ def test_refusals(tmp_path):
         with pytest.raises(MemguardError, match="manual optimization"):
             trainer(tmp_path, kind(), LeakageMonitor(), logger=False).fit(ByHand(), *data)
         wrong = trainer(tmp_path, kind(monitor=LeakageMonitor()), LeakageMonitor(), logger=False)
-        with pytest.raises(MemguardError, match="monitor="):
+        with pytest.raises(MemguardError, match="monitor= is none of the 1 LeakageMonitor"):
             wrong.fit(Forecaster(), *data)
     for kind in (FloorFlagged, FloodFlagged, DropFlagged):
-        for most in (0, 1.5, float("nan")):
+        for most in (0, 1.5, float("nan"), "0.1", None):
             with pytest.raises(MemguardError, match="most="):
                 kind(most=most)
-    with pytest.raises(MemguardError, match="lowest="):
-        Reweight(lowest=1.0)
+    for lowest in (1.0, "0", None):
+        with pytest.raises(MemguardError, match="lowest="):
+            Reweight(lowest=lowest)
+    for strength in (1.5, "1", None):
+        with pytest.raises(MemguardError, match="strength="):
+            FloodFlagged(strength=strength)
+
+
+def test_a_share_of_less_than_one_patient_is_refused(tmp_path):
+    """Such a mitigation would never act on anybody, and its report would look like one without flags."""
+    with pytest.raises(MemguardError, match=r"most=0\.008 of 120 training patients.*at least 1/120"):
+        fitted(tmp_path / "a", DropFlagged(most=0.008), said=([3],))
+    drop = DropFlagged(most=0.29)  # times 100 is less than 29 in binary
+    fitted(tmp_path / "b", drop, said=(list(range(40)),), epochs=2, data=loaders(100, 60))
+    assert drop.touched.sum() == 29
+
+
+@pytest.mark.parametrize("kind", MITIGATIONS)
+@pytest.mark.parametrize("held_out", [60, 120])
+def test_where_nobody_is_ranked_it_says_that_it_did_nothing(tmp_path, kind, held_out):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        monitor, _, _ = fitted(tmp_path, kind(), data=loaders(120, held_out))
+    said = [str(one.message) for one in seen if "did nothing" in str(one.message)]
+    notes = [note for note in monitor.report.notes if note.startswith(kind.__name__)]
+    if held_out < 100:  # what a ranking needs
+        assert len(said) == 1 and "60 held-out patients, and a ranking needs 100" in said[0]
+        assert len(notes) == 1 and "did nothing" in notes[0] and "no patient" not in notes[0]
+    else:
+        assert not said and not any("did nothing" in note for note in notes)
+
+
+class Later(Forecaster):
+    """From the second epoch on its loss has a second term, and is no longer that of its records."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + self.out.weight.square().mean() if self.current_epoch else loss
+
+
+def test_a_mitigation_that_ends_early_says_so(tmp_path):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        monitor, _, _ = fitted(tmp_path, DropFlagged(), said=([3, 4],), module=Later())
+    assert any(str(one.message).startswith("DropFlagged: ") for one in seen)
+    assert any("ended early" in note for note in monitor.report.notes if note.startswith("DropFlagged"))
 
 
 def test_two_mitigations_share_one_capture(tmp_path):
