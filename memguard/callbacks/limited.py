@@ -39,6 +39,10 @@ class LimitedNumber:
     name: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise MemguardError(
+                f"of={self.name!r}", "a limit would never be looked at", f"pass a name, such as {_AUC}"
+            )
         if self.kind == "probe" and not all(self.key.partition("/")):
             raise self._unknown("a limit would never be looked at")
         if self.kind == "tpr" and not 0 < self.fpr < 1:

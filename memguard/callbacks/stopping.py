@@ -310,10 +310,17 @@ class LeakageStopping(pl.Callback):
         if self._take(trainer, math.nan if self.utility is None else self._fresh(trainer)):
             self._settle(trainer, pl_module)  # by the final look, which saw more members of the same weights
         self._tell(monitor)
-        if self.best is None:
-            asked = f"{len(self._looks)} looks" if self._looks else "no look, as none had it"
+        if not self._looks:
             warn(
-                f"no look was under the limit {self.rule.limit:g} on {self.number.key} ({self.bound}; {asked})",
+                f"LeakageStopping judged no look: none had {self.number.key}, or of fewer patients than may be shown",
+                "training was not stopped, nothing was kept, and what the last weights leak is not known",
+                "look at the notes of the monitor's report; hold out more patients (memorized_share needs 100), or "
+                "look more often",
+            )
+        elif self.best is None:
+            warn(
+                f"no look was under the limit {self.rule.limit:g} on {self.number.key} ({self.bound}; "
+                f"{len(self._looks)} looks)",
                 "nothing was kept, and the module has its last weights: they were not under the limit",
                 "look earlier with every_n_steps= of the monitor, or train with DPSGD",
             )
@@ -415,7 +422,9 @@ class LeakageStopping(pl.Callback):
         said = f"{begins}limit {self.rule.limit:g} ({of}), {len(self._looks)} looks."
         if stopped is not None:
             said += f" Training was told to stop at epoch {stopped.epoch:g} (step {stopped.step})."
-        if best is None:
+        if best is None and not self._looks:
+            said += " No look had the number: nothing was judged, and no weights were kept."
+        elif best is None:
             said += " No look was under the limit, and no weights were kept."
         else:
             back = ", and are put back into the module after this report was written" if self.restore else ""

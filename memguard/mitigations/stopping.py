@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from memguard.errors import MemguardError
+from memguard.mitigations.arguments import is_number, is_whole
 
 __all__ = ["Judged", "StoppingRule"]
 
@@ -76,11 +77,11 @@ class StoppingRule:
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.limit, int | float) or not math.isfinite(self.limit):
+        if not is_number(self.limit) or not math.isfinite(self.limit):
             raise MemguardError(
                 f"limit={self.limit!r}", "nothing can be compared with it", "pass a finite number"
             )
-        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
+        if not is_whole(self.patience, 1):
             raise MemguardError(
                 f"patience={self.patience!r}",
                 "it counts looks in a row over the limit",

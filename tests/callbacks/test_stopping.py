@@ -334,8 +334,9 @@ def test_few_patients_are_not_judged(tmp_path):
     few = Few(dirpath=tmp_path / "watch", final_evaluation=False)
     few.script = (0.9,)
     run = trainer(tmp_path, few, stopping, epochs=2, logger=False)
-    with pytest.warns(MemguardWarning, match="no look, as none had it"):
+    with pytest.warns(MemguardWarning, match="judged no look: none had membership.auc"):
         run.fit(Forecaster(), *loaders(120, 100))
+    assert any("No look had the number" in note for note in few.report.notes)
     assert stopping.looks == [] and not any("leakage_stopping" in name for name in run.callback_metrics)
 
 
@@ -420,6 +421,8 @@ def test_a_run_that_was_told_to_stop_does_not_go_on_when_resumed(tmp_path):
         ({"limit": 0.6, "patience": 0}, "patience=0"),
         ({"limit": 0.6, "bound": "middle"}, "bound='middle'"),
         ({"limit": 0.6, "mode": "max"}, "without utility="),
+        ({"limit": "0.6"}, "limit='0.6'"),
+        ({"limit": 0.6, "of": None}, "of=None"),
         ({"limit": 0.6, "of": "auc"}, "of='auc'.*memorized_share"),
         ({"limit": 0.6, "of": "membership.tpr_at_fpr_many"}, "no false-positive rate"),
     ],
@@ -427,6 +430,11 @@ def test_a_run_that_was_told_to_stop_does_not_go_on_when_resumed(tmp_path):
 def test_arguments_are_refused(given, match):
     with pytest.raises(MemguardError, match=match):
         LeakageStopping(**given)
+
+
+def test_numbers_of_numpy_are_numbers():
+    stopping = LeakageStopping(np.float32(0.75), patience=np.int64(2))
+    assert (stopping.rule.limit, stopping.rule.patience) == (0.75, 2)
 
 
 def test_trainers_are_refused(tmp_path):
