@@ -17,6 +17,7 @@ from memguard.comparing.intervals import Number, difference, estimate
 from memguard.comparing.judge import judge
 from memguard.comparing.matched import Bar, bars
 from memguard.comparing.outcomes import ArmRuns, Outcomes
+from memguard.comparing.seen import by_two_codes, seen_before
 from memguard.comparing.strongest import Leakage, strongest
 from memguard.comparing.untouched import reaudit
 from memguard.comparing.utility import held_out_loss, of_seeds, over_seeds, unseen_loss
@@ -340,7 +341,15 @@ class _Work:
             untouched=tuple(self.untouched()),
             notes=tuple(notes(o, self.small, self.judges, self.alone)),
         )
-        return judge(found, self.beside_private())
+        judged = [arm for arm in o.arms if arm.name not in (o.baseline, o.control)]
+        seen = {arm.name: seen_before(arm, self.base, o.judging) for arm in judged}
+        codes = {arm.name: by_two_codes(arm, o.judging) for arm in judged}
+        return judge(
+            found,
+            self.beside_private(),
+            seen={name: one for name, one in seen.items() if one is not None},
+            codes={name: one for name, one in codes.items() if one is not None},
+        )
 
     def _level(self, bar: Bar) -> Level:
         epochs = {

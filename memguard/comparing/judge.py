@@ -15,17 +15,26 @@ ENOUGH_SEEDS = 6
 """With fewer an interval over seeds is so wide that only large effects show."""
 
 
-def judge(found: Comparison, beside: Mapping[tuple[str, str, str], Estimate]) -> Comparison:
+def judge(
+    found: Comparison,
+    beside: Mapping[tuple[str, str, str], Estimate],
+    *,
+    seen: Mapping[str, tuple[float, float]] | None = None,
+    codes: Mapping[str, tuple[float, float]] | None = None,
+) -> Comparison:
     r"""The same comparison with its sentences.
 
     Primary endpoint: the share of the hardest patients that the strongest attack over all signals finds when training
     ends. An arm wins if the interval of its paired difference from the baseline lies below 0, at a confidence that
     holds for all arms together (Bonferroni), and if it is further from the baseline than new seeds alone are. Matched
-    utility is looked at only for arms that win, so that it needs no correction of its own.
+    utility is looked at only for arms that win, so that it needs no correction of its own. No arm wins whose models
+    know patients whom they were not given.
 
     Args:
         found: With its rows.
         beside: (level, arm, private arm) -> difference of the TPR on the hardest, arm minus private arm.
+        seen: Arms whose models know patients whom they were not given, of `memguard.comparing.seen.seen_before`.
+        codes: Held-out losses by two codes, of `memguard.comparing.seen.by_two_codes`.
 
     Example:
         >>> from memguard.report.comparison import ArmSummary
@@ -35,7 +44,7 @@ def judge(found: Comparison, beside: Mapping[tuple[str, str, str], Estimate]) ->
         That anything here beats DP-SGD: no DP-SGD arm was run, and the baseline to beat is missing.
         That a patient whom no attack found is not memorized: the attacks bound leakage from below.
     """
-    sentences = _Sentences(found=found, beside=beside)
+    sentences = _Sentences(found=found, beside=beside, seen=seen or {}, codes=codes or {})
     return dataclasses.replace(found, may=tuple(sentences.may()), may_not=tuple(sentences.may_not()))
 
 
@@ -43,13 +52,15 @@ def judge(found: Comparison, beside: Mapping[tuple[str, str, str], Estimate]) ->
 class _Sentences:
     found: Comparison
     beside: Mapping[tuple[str, str, str], Estimate]
+    seen: Mapping[str, tuple[float, float]]
+    codes: Mapping[str, tuple[float, float]]
 
     def __post_init__(self) -> None:
         f = self.found
         self.judged = [name for name in f.names() if name not in (f.baseline, f.control)]
         self.private = [one.name for one in f.arms if one.epsilon is not None]
         self.heuristics = [name for name in self.judged if name not in self.private]
-        self.won = [name for name in self.judged if self._wins(name)]
+        self.won = [name for name in self.judged if self._wins(name) and name not in self.seen]
         self.level = best_within(f.tolerance)
         self.strata = [one.name for one in f.groups if one.name not in ("all", "hardest")]
 
@@ -119,6 +130,8 @@ class _Sentences:
 
     def _matched(self, arm: str) -> str:
         row = self._row(arm, "hardest", "tpr", self.level)
+        if self._stages() == 1:
+            return "Of equal utility nothing is said: with one stage the baseline could not stop earlier."
         if row is None:
             return f"It never came within {self._bar()}, so nothing is said of equal utility."
         if row.adjusted is None:
@@ -126,6 +139,9 @@ class _Sentences:
         if row.adjusted.high < 0.0:
             return f"The difference stands at equal utility ({self._bar()}): {_points(row.adjusted)}."
         return f"At equal utility ({self._bar()}) no difference is shown: {_points(row.adjusted)}."
+
+    def _stages(self) -> int:
+        return sum(one.arm == self.found.baseline and one.group == "all" for one in self.found.points)
 
     def _bar(self) -> str:
         return f"{100 * self.found.tolerance:g} % of the baseline's best held-out loss"
@@ -166,8 +182,10 @@ class _Sentences:
 
     def may_not(self) -> Iterator[str]:
         for arm in self.judged:
+            yield from self._known(arm)
             yield from self._only_hidden(arm)
             yield from self._only_average(arm)
+            yield from self._by_codes(arm)
         yield from self._free()
         yield from self._beside_private()
         yield from self._within_noise()
@@ -177,7 +195,11 @@ class _Sentences:
                 f"That {_names(heuristics)} protect{'s' if len(heuristics) == 1 else ''} from attacks that were not"
                 " tried: heuristics give no guarantee, and an attack made for one of them may find more."
             )
-        equal = [arm for arm in self.judged if arm not in self.won and not self._worse(arm)]
+        equal = [
+            arm
+            for arm in self.judged
+            if arm not in self.won and arm not in self.seen and not self._worse(arm)
+        ]
         if equal:
             yield (
                 f"That {_names(equal)} and {self.found.baseline} are alike: what is not shown in"
@@ -194,6 +216,28 @@ class _Sentences:
     def _worse(self, arm: str) -> bool:
         row = self._row(arm, "hardest", "tpr")
         return row is not None and row.adjusted is not None and row.adjusted.low > 0.0
+
+    def _known(self, arm: str) -> Iterator[str]:
+        """Strangers who are none: attacks that tell members from them find nobody."""
+        if arm in self.seen:
+            mine, base = self.seen[arm]
+            yield (
+                f"That {arm} exposes anybody less: patients of the study whom its models were not given lose"
+                f" {mine:+.4f} beside held-out ones, under {self.found.baseline} {base:+.4f}, as if the models had seen"
+                " them. Then members cannot be told from them, and attacks find nobody. See what its weights were"
+                " trained on before, and what its code reads."
+            )
+
+    def _by_codes(self, arm: str) -> Iterator[str]:
+        """A held-out loss that is the arm's way of computing it."""
+        base = self._row(self.found.baseline, "all", "held_out_loss")
+        if arm in self.codes and base is not None:
+            own, plain = self.codes[arm]
+            if abs(own - plain) > self.found.tolerance * abs(base.value.value):
+                yield (
+                    f"That the held-out loss of {arm} is the work of its training: its own code makes {own:.4f} of its"
+                    f" weights, the baseline's code {plain:.4f} (under {self.found.baseline} {base.value.value:.4f})."
+                )
 
     def _only_hidden(self, arm: str) -> Iterator[str]:
         """A drop for those who read the deployed model's losses, and none for those who train it further."""
@@ -213,7 +257,7 @@ class _Sentences:
 
     def _only_average(self, arm: str) -> Iterator[str]:
         """Less is found on average, and nothing is shown of the hardest."""
-        if arm in self.won:
+        if arm in self.won or arm in self.seen:
             return
         fewer = [
             name
@@ -286,13 +330,24 @@ class _Sentences:
             )
 
     def _one_signal(self) -> Iterator[str]:
-        alone = [
-            arm for arm in self.won if len(self.found.arm(arm).signals) < 2 and not self.found.arm(arm).same
-        ]
-        if alone:
+        """Ways of asking that some arm could be asked in and a winner could not."""
+        asked = {
+            name: {*self.found.arm(name).signals[1:], *self.found.arm(name).same}
+            for name in self.found.names()
+        }
+        ways = [way for one in self.found.arms for way in (*one.signals[1:], *one.same)]
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for arm in self.won:
+            missing = tuple(way for way in dict.fromkeys(ways) if way not in asked[arm])
+            if missing or not asked[arm]:
+                lacking.setdefault(missing if asked[arm] else (), []).append(arm)
+        for missing, arms in lacking.items():
+            which = (
+                f"its losses {' and '.join(missing)} could not" if missing else "no other signal of it could"
+            )
             yield (
-                f"That {_names(alone)} would stand against whoever reads more than the deployed model's losses, where"
-                " that shows more: no other signal of it could be measured."
+                f"That {_names(arms)} would stand against whoever reads more than the deployed model's losses, where"
+                f" that shows more: {which} be measured."
             )
 
     def _reach(self, arms: list[str]) -> str:

@@ -13,7 +13,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
+from torch.autograd.graph import saved_tensors_hooks
 
 from memguard.auditing.live import LiveRun, in_a_run
 from memguard.auditing.sides import Losses, Sides, losses_at, losses_of
@@ -112,8 +115,8 @@ def _in_training(run: LiveRun) -> tuple[PerRecordLoss | None, ...]:
 def as_trained(run: LiveRun, function: PerRecordLoss | None) -> Iterator[None]:
     """Inside, losses come of the training step, with the user's modules in training mode and torch's own not.
 
-    A branch on ``self.training`` is then taken as it was in training, while dropout and batch normalization of torch
-    stay still.
+    A branch on ``self.training`` or on whether there are gradients is then taken as it was in training, while dropout
+    and batch normalization of torch stay still.
 
     Args:
         run: With the module.
@@ -134,14 +137,23 @@ def as_trained(run: LiveRun, function: PerRecordLoss | None) -> Iterator[None]:
             for part, mode in zip(own, modes, strict=True):
                 part.training = mode
 
-    def step(batch: Any, batch_idx: int) -> Any:
+    def ask(batch: Any, asked: Callable[[Any], Any]) -> Any:
+        """With gradients, as in training, of which nothing is kept; without, where the module keeps such tensors."""
         with training():
-            return module.training_step(*step_arguments(module.training_step, batch, batch_idx))
+            try:
+                with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(_kept, _kept):
+                    return asked(apply_to_collection(batch, torch.Tensor, torch.clone))
+            except RuntimeError:
+                return asked(batch)
+
+    def step(batch: Any, batch_idx: int) -> Any:
+        return ask(
+            batch, lambda given: module.training_step(*step_arguments(module.training_step, given, batch_idx))
+        )
 
     def override(asked: Any, batch: Any) -> Any:
         assert function is not None
-        with training():
-            return function(asked, batch)
+        return ask(batch, lambda given: function(asked, given))
 
     shadows = {"validation_step": step, "per_record_loss": None}
     had = {name: module.__dict__.get(name, _ABSENT) for name in shadows}
@@ -176,6 +188,10 @@ def _holding(run: LiveRun, plain: Callable[[], pl.LightningModule], state: Any) 
         finally:
             module._trainer = None
     return None if lacking else module
+
+
+def _kept(value: Any) -> Any:
+    """Nothing: no gradient is taken."""
 
 
 _ABSENT = object()

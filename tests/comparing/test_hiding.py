@@ -93,8 +93,27 @@ def two_values(loss):
 def test_a_buffer_that_the_baseline_lacks_keeps_nobody_from_asking_the_weights(tmp_path):
     found = outcomes(tmp_path, hides=Buffered)
     plain, hides = found.arm("plain"), found.arm("hides")
-    assert two_values(hides.loss[:, -1, 0]) and list(hides.same) == ["as trained"]
-    np.testing.assert_allclose(hides.loss[:, :, 2], plain.loss[:, :, 0], atol=1e-5)
+    assert two_values(hides.loss[:, -1, 0]) and list(hides.same) == []
+    for way in (1, 2):  # the training step is asked with gradients
+        np.testing.assert_allclose(hides.loss[:, :, way], plain.loss[:, :, 0], atol=1e-5)
+    judged = hides.held_out_by_baseline
+    np.testing.assert_allclose(judged, plain.held_out[:, -1], atol=1e-5)
+    assert plain.held_out_by_baseline is None
+
+
+class Caches(Net):
+    """Keeps a tensor of the first evaluation, which no gradient can pass."""
+
+    cached = None
+
+    def forward(self, x):
+        if not self.training and self.cached is None:
+            self.cached = torch.ones(1)
+        return super().forward(x) * (1.0 if self.cached is None else self.cached)
+
+
+def test_a_module_whose_tensors_take_no_gradient_is_asked_as_trained_all_the_same(tmp_path):
+    assert "as trained" in outcomes(tmp_path, caches=Caches).arm("caches").same
 
 
 def test_a_loss_on_the_arms_own_word_is_asked_of_its_training_step_too(tmp_path):

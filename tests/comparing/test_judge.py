@@ -6,7 +6,7 @@ import pytest
 
 from memguard.attacks import Estimate
 from memguard.comparing.judge import judge
-from memguard.report.comparison import ArmSummary, Comparison, Group, Row
+from memguard.report.comparison import ArmSummary, Comparison, Group, Point, Row
 
 
 def est(value, half=0.02):
@@ -33,7 +33,7 @@ def row(group, measure, minus, *, arm="arm", stage="final", base=0.5, half=0.02)
     return [plain, mine]
 
 
-def judged(*rows, arms=(), control=None, seeds=8, beside=None, epsilon=None):
+def judged(*rows, arms=(), control=None, seeds=8, beside=None, epsilon=None, points=(), **more):
     summaries = [
         ArmSummary(name="plain", signals=("as deployed",)),
         ArmSummary(name="arm", epsilon=epsilon, signals=("as deployed", "as trained")),
@@ -50,8 +50,9 @@ def judged(*rows, arms=(), control=None, seeds=8, beside=None, epsilon=None):
         arms=summaries,
         groups=[Group(name=name, patients=90, held_out=9) for name in ("all", "hardest", "rare")],
         rows=[one for two in rows for one in two],
+        points=points,
     )
-    result = judge(found, beside or {})
+    result = judge(found, beside or {}, **more)
     return "\n".join(result.may), "\n".join(result.may_not)
 
 
@@ -131,3 +132,28 @@ def test_few_seeds_are_said(seeds):
 def test_alike_is_not_shown():
     _, may_not = judged(row("hardest", "tpr", 0.0))
     assert "That arm and plain are alike" in may_not and "from -2.0 to +2.0 points" in may_not
+
+
+def test_no_arm_wins_whose_models_know_patients_whom_they_were_not_given():
+    may, may_not = judged(WON, row("all", "auc", -0.2), seen={"arm": (-0.3, 0.01)})
+    assert not may and "as if the models had seen them" in may_not
+    assert "alike" not in may_not and "most vulnerable" not in may_not
+
+
+def test_a_held_out_loss_that_the_weights_do_not_have_by_the_baselines_code_is_named():
+    loss = row("all", "held_out_loss", -0.2, base=2.0)
+    assert "its own code makes 1.0000" in judged(WON, loss, codes={"arm": (1.0, 2.0)})[1]
+    assert "its own code" not in judged(WON, loss, codes={"arm": (1.0, 1.01)})[1]
+
+
+def test_a_winner_that_could_not_be_asked_in_every_way_is_named_with_the_way():
+    plain = ArmSummary(name="other", signals=("as deployed",), same=("as trained", "by the baseline's code"))
+    assert "its losses by the baseline's code could not be measured" in judged(WON, arms=[plain])[1]
+
+
+def test_with_one_stage_nothing_is_said_of_equal_utility():
+    matched = row("hardest", "tpr", -0.2, stage="best + 1 %")
+    point = Point(arm="plain", stage=0, epoch=1.0, group="all", utility=1.0, tpr=0.5)
+    assert "The difference stands" not in judged(WON, matched, points=[point])[0]
+    assert "with one stage" in judged(WON, matched, points=[point])[0]
+    assert "The difference stands" in judged(WON, matched, points=[point, point])[0]
