@@ -298,23 +298,34 @@ def _parts(given: Any, loss: Tensor, batch_size: int, possible: set[str]) -> tup
             "weights act on the gradient of each record's loss",
             "return losses of shape (batch size,) that are not detached from per_record_loss=",
         )
+    wrong = int((~losses.isfinite()).sum())
+    if wrong:
+        raise AmbiguousLossError(
+            f"{wrong} of {batch_size} losses of per_record_loss are NaN or infinite",
+            "so would be the loss that is returned, and gradients of the whole batch, whatever the weights",
+            "give 0, and 0 tokens beside it, for a record without targets: divide by max(tokens, 1)",
+        )
     ways = {"mean": losses / batch_size, "sum": losses}
     if tokens is not None:
         ways["tokens"] = losses * (tokens / tokens.sum().clamp(min=1)).to(losses.dtype)
     value = loss.item()
-    scale = max(abs(value), 1e-6) * (1e-4 if torch.finfo(loss.dtype).eps < 1e-3 else 4e-2)
-    left = {
-        name
-        for name in possible & set(ways)
-        if isfinite(value) and abs(ways[name].nan_to_num().sum().item() - value) <= scale
-    }
+    coarse = max(torch.finfo(one.dtype).eps for one in (loss, losses)) > 1e-3
+    scale = max(abs(value), 1e-6) * (2e-2 if coarse else 1e-4)
+    apart = {name: abs(ways[name].sum(dtype=torch.float64).item() - value) for name in possible & set(ways)}
+    left = {name for name, far in apart.items() if isfinite(value) and far <= scale}
+    if coarse and {"mean", "tokens"} <= left and not torch.allclose(ways["mean"], ways["tokens"], rtol=1e-2):
+        raise AmbiguousLossError(
+            f"losses in {loss.dtype}, in which their mean and their mean over tokens are both {value:.3g}",
+            "each record would be weighed by the wrong share in the loss",
+            "compute the loss, and those of per_record_loss=, on logits.float()",
+        )
     if not left:
         raise AmbiguousLossError(
             f"the losses of per_record_loss do not add up to the loss {value:.6g} that the step returned",
             "weighing them would change something else than what is trained on",
             "let per_record_loss= compute the parts whose mean (or mean over tokens, or sum) training_step returns",
         )
-    return ways[next(name for name in ("tokens", "mean", "sum") if name in left)], left
+    return ways[min((one for one in ("tokens", "mean", "sum") if one in left), key=apart.__getitem__)], left
 
 
 def _replaced(returned: Any, loss: Tensor) -> Any:

@@ -414,6 +414,56 @@ def test_losses_given_by_the_user_are_computed_in_the_precision_of_the_step():
     assert given.weigher.weighed == 8 and given.weigher.missed == 0
 
 
+class OfTokens(Given):
+    """Records of different lengths, whose losses are averaged over records, or over tokens."""
+
+    pooling, infinite = "mean", False
+
+    def each(self, batch):
+        codes = batch["codes"]
+        logits, y = self.run(codes[:, :-1]), codes[:, 1:]
+        values = -logits.log_softmax(-1).gather(-1, y[..., None])[..., 0] * (y != 0)
+        tokens = (y != 0).sum(1)
+        return values.sum(1) / tokens, tokens
+
+    def parts(self, batch):
+        losses, tokens = self.each(batch)
+        share = tokens / tokens.sum() if self.pooling == "tokens" else 1 / len(tokens)
+        return losses * share * len(tokens)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "tokens"])
+def test_the_pooling_of_given_losses_is_the_nearest_and_where_it_cannot_be_told_it_is_refused(pooling):
+    def trained(by_hand, precision):
+        module = OfTokens(by_hand, sgd=True)
+        module.pooling = pooling
+        given = [] if by_hand else [Weigh(per_record_loss=lambda module, batch: module.each(batch))]
+        return fitted(module, *given, precision=precision)
+
+    same(trained(False, "64-true"), trained(True, "64-true"))
+    with pytest.raises(AmbiguousLossError, match=r"mean over tokens are both.*logits\.float"):
+        trained(False, "bf16-true")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_given_loss_that_is_no_number_is_refused_and_does_not_reach_the_others(bad):
+    def given(module, batch):
+        losses = module.parts(batch)
+        gone = torch.zeros(len(losses), dtype=torch.bool)
+        gone[0] = module.global_step >= start
+        return torch.where(gone, bad, losses)
+
+    start = 3
+    weigh = Weigh(per_record_loss=given)
+    with pytest.warns(MemguardWarning, match="1 of 8 losses of per_record_loss are NaN or infinite"):
+        found = fitted(Given(), weigh)
+    assert (weigh.weigher.weighed, weigh.weigher.missed) == (3, 5)
+    assert all(one.isfinite().all() for one in found)
+    start = 0
+    with pytest.raises(AmbiguousLossError, match="divide by max"):
+        fitted(Given(), Weigh(per_record_loss=given))
+
+
 class Manual(Model):
     automatic_optimization = False
 
