@@ -56,7 +56,7 @@ class Loaded:
         """Both sides in full, as `in_a_run` takes them."""
         return self._as_given(self.train, self.held_out)
 
-    def part(self, patient: Ints, rows: Ints, held_out_rows: Ints, *, seed: int) -> Any:
+    def part(self, patient: Ints, rows: Ints, held_out_rows: Ints, *, seed: int, named: bool = False) -> Any:
         """Loaders on some of the records.
 
         Args:
@@ -64,10 +64,15 @@ class Loaded:
             rows: Training records to train on.
             held_out_rows: Held-out records to validate on.
             seed: Of the order of the training records.
+            named: Whether callbacks find the patients of the study at the data sets, which do not tell them alone.
         """
-        return self._as_given(
-            self.training_data(patient).loader(rows, seed=seed), self.held_out_part(held_out_rows)
-        )
+        train = self.training_data(patient).loader(rows, seed=seed)
+        held_out = self.held_out_part(held_out_rows)
+        if named:
+            n_training = len(self.train.dataset)  # type: ignore[arg-type]
+            for loader, whose in ((train, patient[rows]), (held_out, patient[n_training + held_out_rows])):
+                loader.dataset.patient_ids = whose  # type: ignore[attr-defined]
+        return self._as_given(train, held_out)
 
     def held_out_part(self, rows: Ints) -> DataLoader[Any]:
         """The user's validation loader on some of its records, in order."""

@@ -35,11 +35,13 @@ class Population:
         sides: Both of them, as the baseline reads them.
         strata: Name -> ``(P + H,)`` truth values of patients.
         judging: ``(H,)`` held-out patients on whom arms are judged; the arms validate on the others.
+        named: Whether the study says who is who, and not the data sets alone.
     """
 
     sides: Sides
     strata: Mapping[str, Bools]
     judging: Bools
+    named: bool = False
 
     @property
     def patient(self) -> Ints:
@@ -122,4 +124,6 @@ def read_population(study: Study, loaded: Loaded, module: pl.LightningModule) ->
         of_patient[sides.patient[of_record]] = True
         strata[name] = of_patient
     judging = np.random.default_rng([study.seed, 29]).permutation(n_held_out) % 2 == 0
-    return Population(sides=sides, strata=strata, judging=judging)
+    given = study.record_to_patient
+    named = given is not None and not (isinstance(given, str) and given == "auto")
+    return Population(sides=sides, strata=strata, judging=judging, named=named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,13 @@ class Arm:
                 f"trainer argument {', '.join(taken)}",
                 "every arm is trained on one device, without files and loggers, so that arms differ in nothing else",
                 "leave it out of trainer=; callbacks are an argument of their own",
+            )
+        unknown = sorted(set(self.trainer) - set(inspect.signature(pl.Trainer.__init__).parameters))
+        if unknown:
+            raise MemguardError(
+                f"trainer argument {', '.join(map(str, unknown))}",
+                "a Trainer has none of that name, and no model of the arm could be trained",
+                "correct its name in trainer=",
             )
 
 
@@ -121,7 +129,7 @@ class Study:
             )
         for name, low, high in (("seeds", LEAST_SEEDS, 1000), ("stages", 1, 100)):
             value = getattr(self, name)
-            if not isinstance(value, int) or not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise MemguardError(
                     f"{name}={value!r}",
                     "each model needs references of its own arm, and an interval needs several seeds"
@@ -129,6 +137,22 @@ class Study:
                     else "a model is judged at its end at least",
                     f"pass {name}= as a whole number from {low} to {high}",
                 )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise MemguardError(
+                f"seed={self.seed!r}", "halves are drawn from it", "pass seed= as a whole number from 0"
+            )
+        if not isinstance(self.control, bool):
+            raise MemguardError(
+                f"control={self.control!r}",
+                "whether the baseline is trained again would be a guess",
+                "pass control= as true or false",
+            )
+        if self.per_record_loss is not None and not callable(self.per_record_loss):
+            raise MemguardError(
+                f"per_record_loss={self.per_record_loss!r}",
+                "no loss can be computed with it",
+                "pass a function (module, batch) -> (B,), in YAML by its import path",
+            )
         for name in ("fpr", "hardest", "tolerance"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:

@@ -105,7 +105,8 @@ def fit(run: Run, arm: Arm, loaded: Loaded, population: Population, *, stages: i
     """
     rows = population.rows_of(run.patients)
     weights, order, within = run.seeds
-    part = loaded.part(population.patient, rows, population.held_out_rows(judging=False), seed=order)
+    validating = population.held_out_rows(judging=False)
+    part = loaded.part(population.patient, rows, validating, seed=order, named=population.named)
     began = time.perf_counter()
     snapshots = _Snapshots(stages)
     with tempfile.TemporaryDirectory(prefix="memguard-") as scratch, quiet(), forked_rng(within):
@@ -115,9 +116,12 @@ def fit(run: Run, arm: Arm, loaded: Loaded, population: Population, *, stages: i
                 with forked_rng(weights):
                     module = arm.model()
                 callbacks = list(arm.callbacks())
+                _no_positions(callbacks)
                 trainer = _trainer(arm, [*callbacks, snapshots], scratch)
                 _fit(trainer, module, part)
-                _best_of(callbacks, module)
+                best = _best_of(callbacks, module)
+                if best is not None and trainer.global_step:
+                    snapshots.end *= best / trainer.global_step
         seconds = time.perf_counter() - began
         if trainer.interrupted:  # Lightning swallows Ctrl-C
             raise KeyboardInterrupt
@@ -172,6 +176,20 @@ def _trainer(arm: Arm, callbacks: list[pl.Callback], scratch: str) -> pl.Trainer
     )
 
 
+def _no_positions(callbacks: list[pl.Callback]) -> None:
+    """A half has other positions than the data set that a person numbers."""
+    for one in callbacks:
+        given = getattr(getattr(one, "settings", None), "record_to_patient", None)
+        given = getattr(one, "record_to_patient", given)
+        if not (given is None or isinstance(given, str)):
+            raise MemguardError(
+                f"record_to_patient= of a {type(one).__name__}, by positions",
+                "a model is trained on half of the records, where positions are others: it would speak of the wrong"
+                " patients",
+                "pass record_to_patient= of the study, and leave it out of callbacks, which then find the same",
+            )
+
+
 def _fit(trainer: pl.Trainer, module: pl.LightningModule, part: Any) -> None:
     if isinstance(part, pl.LightningDataModule):
         trainer.fit(module, datamodule=part)
@@ -179,12 +197,20 @@ def _fit(trainer: pl.Trainer, module: pl.LightningModule, part: Any) -> None:
         trainer.fit(module, part[0], part[1])
 
 
-def _best_of(callbacks: list[pl.Callback], module: pl.LightningModule) -> None:
-    """Put the weights back that a checkpoint callback found best: they are what would be deployed."""
+def _best_of(callbacks: list[pl.Callback], module: pl.LightningModule) -> int | None:
+    """Put the weights back that a checkpoint callback found best: they are what would be deployed.
+
+    Returns:
+        Optimizer steps behind them; ``None`` where the last weights stay.
+    """
+    steps = None
     for one in callbacks:
         if isinstance(one, ModelCheckpoint) and one.monitor and Path(one.best_model_path).is_file():
-            found = torch.load(one.best_model_path, map_location="cpu", weights_only=True)
+            # Hyperparameters may be classes; this process wrote the file.
+            found = torch.load(one.best_model_path, map_location="cpu", weights_only=False)
             module.load_state_dict(found["state_dict"])
+            steps = int(found["global_step"])
+    return steps
 
 
 def _validated(

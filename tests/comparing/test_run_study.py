@@ -218,3 +218,81 @@ def test_what_is_refused_before_training(tmp_path):
                 folder=tmp_path,
                 progress=False,
             )
+
+
+def numbered():
+    """Patients whom the batches name, and the data sets do not."""
+    sides = []
+    for loader in loaders(held_out=400):
+        data = loader.dataset
+        rows = [{"x": x, "y": y, "who": int(p)} for (x, y), p in zip(data, data.patient_ids, strict=True)]
+        sides.append(DataLoader(rows, batch_size=16))
+    return tuple(sides)
+
+
+class Named(Net):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        return super().validation_step((batch["x"], batch["y"]), batch_idx)
+
+
+def test_callbacks_of_arms_find_the_patients_whom_the_study_names(tmp_path):
+    def run(**private):
+        arms = {
+            "plain": Arm(model=Named, trainer=QUICK),
+            "private": Arm(
+                model=Named, trainer=QUICK, callbacks=lambda: [DPSGD(noise_multiplier=1.0, **private)]
+            ),
+        }
+        given = Study(
+            data=numbered,
+            arms=arms,
+            baseline="plain",
+            seeds=3,
+            stages=1,
+            control=False,
+            record_to_patient="who",
+        )
+        return run_study(given, folder=tmp_path, progress=False)
+
+    found = run()
+    assert found.pool == 80 and "the patient as the unit" in found.arm("private").guarantee
+    # a position in a half is not that position in the data set: the promise would be to others
+    with pytest.raises(MemguardError, match=r"arm 'private'.*by positions.*of the study"):
+        run(record_to_patient=lambda position: position // 2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stages": True}, {"control": "no"}, {"seed": -1}, {"seed": "a"}, {"seed": 1.5}, {"per_record_loss": 3}],
+)
+def test_a_setting_of_another_kind_is_refused(wrong):
+    with pytest.raises(MemguardError, match=next(iter(wrong))):
+        Study(data=loaders, arms={"plain": Arm(model=Net)}, baseline="plain", **wrong)
+
+
+def test_an_argument_that_no_trainer_has_is_refused_before_training():
+    with pytest.raises(MemguardError, match="max_epoch"):
+        Arm(model=Net, trainer={"max_epoch": 3})
+
+
+class Chosen(Net):
+    """Has a class among its hyperparameters, and is best after its first epoch."""
+
+    def __init__(self, kind=nn.ReLU):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("worse", float(self.current_epoch))
+        return super().validation_step(batch, batch_idx)
+
+
+def test_the_weights_of_a_checkpoint_are_judged_with_the_epoch_that_they_are_of(tmp_path):
+    best = Arm(model=Chosen, trainer=QUICK, callbacks=lambda: [ModelCheckpoint(monitor="worse")])
+    one = Arm(model=Chosen, trainer={**QUICK, "max_epochs": 1})
+    found = run_study(study(best=best, one=one), folder=tmp_path, progress=False)
+    assert found.arm("best").epochs[:, -1].tolist() == [1.0] * 6
+    np.testing.assert_allclose(found.arm("best").loss[:, -1], found.arm("one").loss[:, -1], atol=1e-6)
