@@ -40,7 +40,7 @@ class _OfFlagged(Mitigation):
 
     def _open(self, watch: Watch) -> None:
         n = watch.members.patients.n_patients
-        if self._room(n) < 1:
+        if n and self._room(n) < 1:  # 0 where the batches name them, one after the other
             raise MemguardError(
                 f"most={self.most:g} of {n} training patients",
                 "that is less than one of them, and nobody could be concerned",
@@ -237,7 +237,8 @@ class Reweight(Mitigation):
         of_patient[found.patient] = severity_weights(
             found.severity_low, found.severity_high, lowest=self.lowest
         )
-        weights = of_patient[watch.members.patients.code]
+        code = watch.members.patients.code  # -1 where no batch has named the patient yet
+        weights = np.where(code >= 0, of_patient[code], 1).astype(np.float32)
         return weights < 1, weights
 
     def _weigh(self, loss: Tensor, value: Tensor, concerned: Tensor) -> Tensor:

@@ -158,6 +158,7 @@ class Mitigation(pl.Callback):
             return
         parts = [part for of_rank in everybody(self._given()) for part in of_rank]
         self._touched.clear()
+        self._books.patient = monitor.watch.members.patients.code  # batches may name them one after the other
         epoch, cell = self._books.close(parts, monitor.watch.members.seen), monitor.outputs.min_cell
         key = f"memguard/{_key(type(self).__name__)}"
         values = {
@@ -181,7 +182,8 @@ class Mitigation(pl.Callback):
                 MemguardWarning(
                     f"{name} did nothing: {idle}",
                     "nobody could be flagged, and the model learned from all records as they are",
-                    "hold out 100 patients or more, and look at the notes of the monitor's report",
+                    "hold out 100 patients or more where these are too few; GoldfishLoss, Deduplicate and DPSGD need "
+                    "no ranking",
                 ),
                 stacklevel=2,
             )

@@ -169,13 +169,13 @@ def at_worst(
 
     Args:
         before: ``(N,)`` up to now; -inf where the patient was never flagged.
-        code: ``(N,)`` code of each record's patient.
+        code: ``(N,)`` code of each record's patient; -1 where it is not known yet, as where batches name them.
         patient: ``(P,)`` codes of the patients of a look.
         severity: ``(P,)``.
         flagged: ``(P,)`` bool.
 
     Returns:
-        ``(N,)``.
+        ``(N,)``, the same for all records of a patient, also of one whose patient was not known before.
 
     Example:
         >>> at_worst([-np.inf, 3.0, -np.inf], [0, 1, 2], [0, 1, 2], [2.0, 1.0, 9.0], [True, True, False]).tolist()
@@ -184,7 +184,9 @@ def at_worst(
     codes, given = np.asarray(code, np.int64), np.asarray(flagged, np.bool_)
     of_patient = np.full(codes.max(initial=-1) + 1, -np.inf)
     of_patient[np.asarray(patient, np.int64)[given]] = np.asarray(severity, np.float64)[given]
-    found: NDArray[np.float32] = np.maximum(before, of_patient[codes]).astype(np.float32)
+    found, known = np.array(before, np.float32), codes >= 0
+    np.maximum.at(of_patient, codes[known], found[known])
+    found[known] = of_patient[codes[known]]
     return found
 
 

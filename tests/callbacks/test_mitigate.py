@@ -59,7 +59,7 @@ class Flagging(LeakageMonitor):
         if not done:
             return None
         n = self.watch.members.patients.n_patients
-        self.watch.expected = np.full(n, self.expected, np.float32)
+        self.watch.expected = np.full(len(self.watch.members.patients), self.expected, np.float32)
         looks = self.__dict__.setdefault("looks", {})
         at = min(len(self.curve), len(self.said)) - 1
         return looks.setdefault((len(self.curve), n), Looked(Found.of(n, self.said[at])))
@@ -273,6 +273,32 @@ def test_where_nobody_is_ranked_it_says_that_it_did_nothing(tmp_path, kind, held
         assert len(notes) == 1 and "did nothing" in notes[0] and "no patient" not in notes[0]
     else:
         assert not said and not any("did nothing" in note for note in notes)
+
+
+class Telling(Numbered):
+    """Its batches name the patients, two records of each; the data set does not."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.who = self.patient_ids
+        del self.patient_ids
+
+    def __getitem__(self, i):
+        return {**super().__getitem__(i), "who": int(self.who[i])}
+
+
+@pytest.mark.parametrize("kind", [DropFlagged, Reweight])
+def test_patients_that_batches_name_are_counted_as_patients(tmp_path, kind):
+    pl.seed_everything(0, verbose=False)
+    callback = kind()
+    monitor = Flagging(dirpath=tmp_path, record_to_patient="who", final_evaluation=False)
+    monitor.said = (list(range(6)),)
+    run = trainer(tmp_path, callback, monitor, epochs=3, logger=False)
+    train, held = Telling(120, 1, per_patient=2), Telling(60, 2, first_patient=10_000, per_patient=2)
+    run.fit(Forecaster(), DataLoader(train, batch_size=32, shuffle=True), DataLoader(held, batch_size=60))
+    name = "drop_flagged" if kind is DropFlagged else "reweight"
+    assert callback.touched.sum() == 12 and run.callback_metrics[f"memguard/{name}/patients"] == 6
+    assert any(note.startswith(f"{kind.__name__}: 6 patients") for note in monitor.report.notes)
 
 
 class Later(Forecaster):

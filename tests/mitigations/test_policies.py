@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memguard.errors import MemguardError
-from memguard.mitigations import drop_weights, floor_weights, reweight, worst
+from memguard.mitigations import at_worst, drop_weights, floor_weights, reweight, worst
 
 LOSS = [1.0, 2.0, 3.0, np.nan, 1.0, 1.0]
 EXPECTED = [2.0, 2.0, 2.0, 2.0, np.nan, 2.0]
@@ -48,6 +48,16 @@ def test_the_schedule_is_continuous_and_falls():
 def test_a_schedule_that_does_not_fall_is_refused(given):
     with pytest.raises(MemguardError, match="stop= above start="):
         reweight([1.0], start=1, **given)
+
+
+def test_a_record_whose_patient_is_not_known_yet_is_nobodys():
+    before = np.full(5, -np.inf, np.float32)
+    # Two patients, the last of them flagged; nobody has named the patients of records 2 and 4.
+    first = at_worst(before, [0, 1, -1, 1, -1], [0, 1], [1.0, 7.0], [False, True])
+    assert first.tolist() == [-np.inf, 7, -np.inf, 7, -np.inf]
+    # Record 2 turns out to be of the flagged patient, who is not flagged any more, and record 4 of a third one.
+    then = at_worst(first, [0, 1, 1, 1, 2], [0, 1, 2], [1.0, 2.0, 3.0], [True, False, False])
+    assert then.tolist() == [1, 7, 7, 7, -np.inf]
 
 
 def test_the_worst_are_chosen_among_the_flagged():
