@@ -115,7 +115,8 @@ def _arm(
             if not absent.all():  # of some models only: the others are the same as deployed
                 other[absent] = loss[absent, stage, 0]
     private = [one for one in arm.callbacks() if isinstance(one, DPSGD)]
-    by_baseline = loss[:, -1, SIGNALS.index("by the baseline's code")][..., held_out]
+    codes = [0, SIGNALS.index("by the baseline's code")]
+    by_codes = loss[:, -1, codes][..., held_out].mean(axis=0, dtype=np.float64)
     epsilon = [one.epsilon for _, one, _ in parts]
     metrics = set.intersection(*(set(one.metrics) for _, one, _ in parts)) - TAKEN
     return ArmRuns(
@@ -124,7 +125,7 @@ def _arm(
         seed=np.array([run.seed for run, _, _ in parts]),
         loss=loss[..., pool],
         held_out=loss[:, :, 0][..., held_out],
-        held_out_by_baseline=by_baseline if np.isfinite(by_baseline).all() else None,
+        held_out_by_codes=by_codes if np.isfinite(by_codes).all() else None,
         epochs=np.stack([one.epochs for _, one, _ in parts]),
         seconds=np.array([one.seconds for _, one, _ in parts]),
         signals=SIGNALS,

@@ -36,8 +36,8 @@ class ArmRuns:
             would be deployed) by each of G signals. Signal 0 is the deployed model's own loss. Another one may be NaN
             throughout a stage: it equals signal 0 there, or could not be measured.
         held_out: ``(K, T, H)`` the same of held-out patients, as deployed.
-        held_out_by_baseline: ``(K, H)`` the same at the end by the baseline's code with the arm's weights; ``None``
-            where that gives what is deployed, or cannot be asked.
+        held_out_by_codes: ``(2, H)`` at the end, mean over the models: as deployed, and by the baseline's code with the
+            arm's weights; ``None`` where that gives what is deployed, or cannot be asked.
         epochs: ``(K, T)`` epochs of training at each stage.
         signals: G names.
         same: Those of them that were asked at the end of every training and gave what signal 0 gives.
@@ -57,7 +57,7 @@ class ArmRuns:
     held_out: Numbers
     epochs: Numbers
     seconds: Numbers
-    held_out_by_baseline: Numbers | None = None
+    held_out_by_codes: Numbers | None = None
     signals: Sequence[str] = ("as deployed",)
     same: Sequence[str] = ()
     touched: Bools | None = None
@@ -220,8 +220,8 @@ class Outcomes:
         _shaped(arm.held_out, (n_models, stages, len(self.judging)), f"{arm.name}: held_out")
         _shaped(arm.epochs, (n_models, stages), f"{arm.name}: epochs")
         _shaped(arm.seconds, (n_models,), f"{arm.name}: seconds")
-        if arm.held_out_by_baseline is not None:
-            _shaped(arm.held_out_by_baseline, arm.held_out[:, 0].shape, f"{arm.name}: held_out_by_baseline")
+        if arm.held_out_by_codes is not None:
+            _shaped(arm.held_out_by_codes, (2, len(self.judging)), f"{arm.name}: held_out_by_codes")
         if arm.touched is not None:
             _truths(arm.touched, (n_models, n_pool), f"{arm.name}: touched")
         if arm.epsilon is not None:

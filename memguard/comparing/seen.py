@@ -44,10 +44,10 @@ def seen_before(arm: ArmRuns, base: ArmRuns, judging: Bools) -> tuple[float, flo
 
 def by_two_codes(arm: ArmRuns, judging: Bools) -> tuple[float, float] | None:
     """Held-out loss at the end by the arm's own code, and with its weights by the baseline's, where they differ."""
-    if arm.held_out_by_baseline is None:
+    if arm.held_out_by_codes is None:
         return None
-    own, plain = arm.held_out[:, -1][:, judging], arm.held_out_by_baseline[:, judging]
-    return float(own.mean(dtype=np.float64)), float(plain.mean(dtype=np.float64))
+    own, plain = arm.held_out_by_codes[:, judging].mean(axis=1)
+    return float(own), float(plain)
 
 
 def _strangers(arm: ArmRuns, judging: Bools) -> tuple[Floats, Floats]:

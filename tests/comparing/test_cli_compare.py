@@ -123,7 +123,7 @@ def test_what_cannot_be_used_is_said_with_code_2(here, capsys, monkeypatch, more
         ("arms:", "ways:", "without arms:"),
         ("tiny_ward.Data", "tiny_ward.Date", "tiny_ward.Date cannot be imported"),
         ("tiny_ward.Data}", "tiny_ward.Data, init_args: {n: 20}}", "20 held-out patients"),
-        ("max_epochs: 3", "max_epohcs: 3", "model of arm 'plain' cannot be trained"),
+        ("max_epochs: 3", "max_epohcs: 3", "trainer argument max_epohcs"),
         ("plain:\n", "plain\n", "study.yaml cannot be read"),
     ],
 )

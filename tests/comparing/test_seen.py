@@ -57,7 +57,8 @@ def test_held_out_loss_by_two_codes_is_of_those_who_judge():
     judging = np.arange(cohort.held_out) % 2 == 0
     arm = runs(cohort, "arm", 1)
     assert by_two_codes(arm, judging) is None
-    own, plain = by_two_codes(replace(arm, held_out_by_baseline=2 * arm.held_out[:, -1]), judging)
+    mean = arm.held_out[:, -1].mean(axis=0)
+    own, plain = by_two_codes(replace(arm, held_out_by_codes=np.stack([mean, 2 * mean])), judging)
     assert plain == pytest.approx(2 * own) and own == pytest.approx(
         float(arm.held_out[:, -1][:, judging].mean())
     )
