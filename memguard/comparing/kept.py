@@ -158,10 +158,13 @@ def arm_recipe(arm: Arm) -> dict[str, Any]:
     with forked_rng(0):
         module = arm.model()
         callbacks = list(arm.callbacks())
+    with forked_rng(0):
+        arm.model()
+        again = list(arm.callbacks())
     return {
         **module_recipe(module),
         **_untold(arm, module),
-        "callbacks": [_told(one) for one in callbacks],
+        "callbacks": _steady([_told(one) for one in callbacks], [_told(one) for one in again]),
         "callback code": code_of([type(one) for one in callbacks]),
         "trainer": plain(dict(arm.trainer)),
     }
@@ -247,6 +250,16 @@ def _told(callback: pl.Callback) -> list[Any]:
     """Class and settings of a callback that has not run yet."""
     known = {name: plain(_inner(value)) for name, value in sorted(vars(callback).items())}
     return [f"{type(callback).__module__}.{type(callback).__qualname__}", known]
+
+
+def _steady(one: Any, other: Any) -> Any:
+    """What is the same in two things that were made alike: clocks and random names are no settings."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        both = {name: (value, other[name]) for name, value in one.items() if name in other}
+        return {name: _steady(*pair) for name, pair in both.items()}
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [_steady(*pair) for pair in zip(one, other, strict=True)]
+    return one if one == other or one != one else None
 
 
 def _inner(value: Any) -> Any:

@@ -1,15 +1,18 @@
 """What is kept of a run is used for that run alone, whatever its module does not tell of itself."""
 
+import time
 from functools import partial
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from test_run_study import Net, loaders
 from torch.nn import functional as F
 
-from memguard import Arm, Study
+from memguard import Arm, Deduplicate, FloodFlagged, GoldfishLoss, LeakageMonitor, LeakageStopping, Study
 from memguard.comparing.compare import run_study
 from memguard.comparing.kept import arm_recipe
+from memguard.references.recipe import content_hash
 
 QUICK = {"max_epochs": 1, "accelerator": "cpu"}
 
@@ -101,3 +104,22 @@ def test_another_loss_and_another_baseline_are_measured_again(tmp_path, capsys):
     assert "0 of them kept" in said
     assert "by the baseline's code" in other.arm("wide").same
     assert "by the baseline's code" not in other.arm("plain").same
+
+
+def test_a_recipe_does_not_change_with_the_clock():
+    """Or an arm with a monitor would be trained again whenever a study goes on."""
+
+    class Dated(pl.Callback):
+        def __init__(self, patience):
+            self.patience, self.made = patience, {"at": time.perf_counter()}
+
+    def callbacks(flag_rate=0.1, patience=2):
+        acting = [FloodFlagged(), GoldfishLoss(), Deduplicate(), LeakageStopping(0.6)]
+        return [LeakageMonitor(flag_rate=flag_rate), *acting, Dated(patience)]
+
+    def hashed(**settings):
+        arm = Arm(model=Net, trainer=QUICK, callbacks=partial(callbacks, **settings))
+        return content_hash(arm_recipe(arm))
+
+    assert hashed() == hashed()
+    assert len({hashed(), hashed(flag_rate=0.2), hashed(patience=3)}) == 3
