@@ -77,6 +77,13 @@ def read_study(path: str | Path) -> Study:
     for name in ("model", "data", "baseline"):
         if name not in given:
             raise MemguardError(f"{path} without {name}:", "a study needs it", f"write {name}: into it")
+    for name in (given["baseline"], *given["arms"]):
+        if name is None or isinstance(name, bool):
+            raise MemguardError(
+                f"{path} has an arm that goes by {name!r}",
+                "YAML reads no, off, yes, on and null as values, so that two such names would be one",
+                'write the name in quotes, as in "no":',
+            )
     base, data = _apart(given, str(path)), _named(given["data"], "data:")
     for name, one in (("model:", base["model"]), ("data:", data)):
         _class_of(one, name)

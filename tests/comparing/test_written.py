@@ -193,6 +193,8 @@ ARMS = "arms: {plain: }\n"
         (f"{BASE}{ARMS}strata: ward.group", "strata: ward.group cannot be imported"),
         (f"{BASE}{ARMS}fpr: one in ten", "fpr='one in ten'"),
         (f"{BASE}{ARMS}seeds: many", "seeds='many'"),
+        (f"{BASE}arms: {{plain: , no: , off: }}", "goes by False.*in quotes"),
+        (BASE.replace("baseline: plain", "baseline: off") + ARMS, "goes by False"),
     ],
 )
 def test_what_cannot_be_a_study_is_refused(written, text, said):
