@@ -138,6 +138,8 @@ class _Sentences:
             return ""
         if row.adjusted.high < 0.0:
             return f"The difference stands at equal utility ({self._bar()}): {_points(row.adjusted)}."
+        if row.adjusted.low == row.adjusted.value == row.adjusted.high == 0.0:
+            return f"At equal utility ({self._bar()}) nothing has changed yet: the same patients are found."
         return f"At equal utility ({self._bar()}) no difference is shown: {_points(row.adjusted)}."
 
     def _stages(self) -> int:

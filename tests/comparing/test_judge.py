@@ -78,6 +78,11 @@ def test_matched_utility():
     assert "no difference is shown" in judged(WON, row("hardest", "tpr", -0.01, stage="best + 1 %"))[0]
 
 
+def test_an_arm_that_is_still_the_baseline_at_equal_utility():
+    may, _ = judged(WON, row("hardest", "tpr", 0.0, stage="best + 1 %", half=0.0))
+    assert "nothing has changed yet" in may and "no difference is shown" not in may
+
+
 def test_prices_and_rises_are_named_for_winners_and_for_others():
     rows = [row("rare", "unseen_loss", 0.3, base=2.0), row("rare", "tpr", 0.1)]
     for first, winner in ((WON, True), (row("hardest", "tpr", 0.0), False)):
