@@ -24,6 +24,7 @@ class LossCall:
         ignore_index: Target value that is left out, for cross entropy and NLL.
         escaped: Whether the values belong to an outer ``torch.func`` transform and mean nothing outside it.
         problem: Why the values could not be taken.
+        source: Shape that the input had before it was flattened, where no graph tells it; ``None`` if unknown.
 
     Example:
         >>> import torch
@@ -44,6 +45,7 @@ class LossCall:
     ignore_index: int | None = None
     escaped: bool = False
     problem: str = ""
+    source: tuple[int, ...] | None = None
 
     @property
     def signature(self) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memguard.capture.layout import LayoutMemory, tensors_in
+from memguard.capture.layout import LayoutMemory, UndecidedLayoutError, tensors_in
 from memguard.capture.losses import CapturedLoss, LossCapture, attribute, from_override
 from memguard.capture.stillness import untouched
 from memguard.errors import AmbiguousLossError
@@ -65,22 +65,31 @@ def evaluate(
         )
     sizes = batch_sizes if batch_sizes is not None else getattr(batches, "sizes", None)
     memory = memory if memory is not None else LayoutMemory()
-    found = []
+
+    def one(number: int, batch: Any) -> CapturedLoss:
+        size = sizes[number] if sizes is not None else infer_batch_size(batch)
+        batch = to_device(trainer, module, _copied(batch), dataloader_idx)
+        with _precision(trainer):
+            if override is not None:
+                return normal(from_override(_called(override, module, batch), batch_size=size))
+            with LossCapture() as seen:
+                step = module.validation_step
+                returned = step(*step_arguments(step, batch, number, dataloader_idx))
+            captured = attribute(seen.calls, returned, size, like=like, batch=batch, memory=memory)
+            seen.calls.clear()
+        return normal(captured)
+
+    found: dict[int, CapturedLoss] = {}
+    undecided = []
     with _validation_grad_mode(trainer), untouched(module), silenced(trainer, module):
         for number, batch in enumerate(batches):
-            size = sizes[number] if sizes is not None else infer_batch_size(batch)
-            batch = to_device(trainer, module, _copied(batch), dataloader_idx)
-            with _precision(trainer):
-                if override is not None:
-                    captured = from_override(_called(override, module, batch), batch_size=size)
-                else:
-                    with LossCapture() as seen:
-                        step = module.validation_step
-                        returned = step(*step_arguments(step, batch, number, dataloader_idx))
-                    captured = attribute(seen.calls, returned, size, like=like, batch=batch, memory=memory)
-                    seen.calls.clear()
-            found.append(normal(captured))
-    return found
+            try:
+                found[number] = one(number, batch)
+            except UndecidedLayoutError:
+                undecided.append((number, batch))
+        for number, batch in undecided:  # the others may have told how rows are laid out
+            found[number] = one(number, batch)
+    return [found[number] for number in sorted(found)]
 
 
 def infer_batch_size(batch: Any) -> int:
@@ -121,9 +130,17 @@ def override_of(module: Any, given: PerRecordLoss | None) -> PerRecordLoss | Non
     return (lambda _module, batch: method(batch)) if callable(method) else None
 
 
-def run_override(override: PerRecordLoss, module: Any, batch: Any, batch_size: int | None) -> CapturedLoss:
-    """Call a user's ``per_record_loss`` without leaving a trace on the module or on randomness."""
-    with untouched(module):
+def run_override(
+    override: PerRecordLoss,
+    module: Any,
+    batch: Any,
+    batch_size: int | None,
+    *,
+    trainer: Any = None,
+    training: bool = False,
+) -> CapturedLoss:
+    """Call a user's ``per_record_loss`` in the precision of the step, leaving no trace on module and randomness."""
+    with untouched(module), _precision(trainer, training):
         return from_override(_called(override, module, batch), batch_size=batch_size)
 
 
@@ -183,10 +200,13 @@ def to_device(trainer: Any, module: Any, batch: Any, dataloader_idx: int = 0) ->
     return trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
 
 
-def _precision(trainer: Any) -> contextlib.AbstractContextManager[Any]:
+def _precision(trainer: Any, training: bool = False) -> contextlib.AbstractContextManager[Any]:
     if trainer is None:
         return contextlib.nullcontext()
-    context: contextlib.AbstractContextManager[Any] = trainer.precision_plugin.val_step_context()
+    plugin = trainer.precision_plugin
+    context: contextlib.AbstractContextManager[Any] = (
+        plugin.train_step_context() if training else plugin.val_step_context()
+    )
     return context
 
 

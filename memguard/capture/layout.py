@@ -3,7 +3,9 @@
 Sequence models often flatten ``(B, T)`` targets to ``(B * T,)`` before the loss. Cutting such a vector back
 into ``B`` equal pieces is right only if nothing was selected, padded away or transposed on the way. A piece
 that is cut wrongly gives one patient's loss to another, so one of two proofs is demanded: the targets are
-found, row by row, in the batch; or the graph shows that the logits were ``(B, T, ...)`` just before.
+found, row by row, in the batch; or the graph shows that the logits were ``(B, T, ...)`` just before. Targets that
+fit as well when time stands first, as those of an outcome that nobody in the batch has, prove nothing by themselves:
+they need the graph, or an earlier step in which the same entry of the batch proved it.
 """
 
 from __future__ import annotations
@@ -20,10 +22,20 @@ from torch import Tensor
 from memguard.capture.call import LossCall
 from memguard.errors import AmbiguousLossError
 
-__all__ = ["LayoutMemory", "source_shape", "tensors_in", "unflatten_length"]
+__all__ = ["LayoutMemory", "UndecidedLayoutError", "source_shape", "tensors_in", "unflatten_length"]
 
 _MOST = (64, 32, 8, 4)  # entries that are searched, level by level
 _FIX = "pass per_record_loss=, a function (module, batch) -> loss of shape (batch size,)"
+# Functions whose output row is a function of one input row, with the argument that holds the rows.
+_BY_ROW = {
+    "Addmm": 1, "Mm": 0, "ToCopy": 0, "Clone": 0, "Alias": 0, "LogSoftmax": 0, "Relu": 0, "Gelu": 0, "Silu": 0,
+    "Tanh": 0, "Sigmoid": 0, "NativeDropout": 0, "NativeLayerNorm": 0, "Mul": 0, "Div": 0,
+}  # fmt: skip
+_VIEWS = ("View", "UnsafeView", "ReshapeAlias")
+
+
+class UndecidedLayoutError(AmbiguousLossError):
+    """The rows of one batch fit with records first and with positions first; another batch may tell."""
 
 
 def tensors_in(batch: Any, *, _depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -79,7 +91,8 @@ def unflatten_length(
         T, such that rows ``i * T`` to ``(i + 1) * T`` belong to record ``i``.
 
     Raises:
-        AmbiguousLossError: If the rows do not divide, or if nothing proves that they are in record order.
+        AmbiguousLossError: If the rows do not divide, or if nothing proves that they are in record order
+            (:class:`UndecidedLayoutError`, if that may be so of this batch alone).
 
     Example:
         >>> import torch
@@ -101,18 +114,31 @@ def unflatten_length(
             _FIX,
         )
     memory = memory if memory is not None else LayoutMemory()
-    if _found_in_batch(call, batch_size, length, batch, memory):
+    fit = _fit(call, batch_size, length, batch, memory)
+    if fit is not None and fit.proven:
         return length
-    source = source_shape(call.input)
-    if (source is not None and prod(source[:-1]) == rows and len(source) >= 3) or (
-        source is not None and source == (batch_size, length)
-    ):
+    plain = (batch_size, length), (length, batch_size)
+    found = source_shape(call.input), call.source, _source_of_rows(call.input)
+    source = next((s for s in found if s and (s in plain or (prod(s[:-1]) == rows and len(s) >= 3))), None)
+    if source is not None:
         if source[0] == batch_size and (len(source) < 2 or source[1] != batch_size):
+            if fit is not None:
+                memory.proven[fit.key], memory.shifts[fit.key] = fit.gap, fit.shift
             return length
-        raise AmbiguousLossError(
+        square = source[0] == batch_size
+        kind = UndecidedLayoutError if square and fit is not None else AmbiguousLossError
+        raise kind(
             f"the rows of {call.name} come from a tensor of shape {tuple(source)} for {batch_size} records",
-            "records do not stand first, so a row would be given to the wrong record",
+            ("it cannot be told that records stand first" if square else "records do not stand first")
+            + ", so a row would be given to the wrong record",
             _FIX,
+        )
+    if fit is not None:
+        raise UndecidedLayoutError(
+            f"{call.name} was called on {rows} flattened rows whose targets are those of the batch both with records "
+            "first and with positions first",
+            "nothing proves which of the two it is, so a row could be given to the wrong record",
+            "flatten logits of shape (batch size, positions, ...) right before the loss, or " + _FIX,
         )
     raise AmbiguousLossError(
         f"{call.name} was called on {rows} flattened rows for a batch of {batch_size} records",
@@ -121,30 +147,61 @@ def unflatten_length(
     )
 
 
-def _found_in_batch(call: LossCall, batch_size: int, length: int, batch: Any, memory: LayoutMemory) -> bool:
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """An entry of the batch that holds the targets, if records stand first."""
+
+    key: tuple[str, str]
+    gap: int
+    shift: int
+    proven: bool
+
+
+def _fit(call: LossCall, batch_size: int, length: int, batch: Any, memory: LayoutMemory) -> _Fit | None:
     if call.target.shape[:1] != (batch_size * length,):
-        return False
-    target = call.target.reshape(batch_size, length, *call.target.shape[1:])
+        return None
+    rest = call.target.shape[1:]
+    target = call.target.reshape(batch_size, length, *rest)
     # Reading values makes an accelerator wait: there, what was proven once on this path is not proven again.
     trust = target.device.type != "cpu"
+    candidates, fit = [], None
     for path, tensor in tensors_in(batch):
         if tensor.dim() != target.dim() or tensor.shape[0] != batch_size or tensor.shape[1] < length:
             continue
         gap = tensor.shape[1] - length
         key = (call.name, path)
-        if trust and memory.proven.get(key) == gap:
-            return True
+        known = memory.proven.get(key) == gap
+        if trust and known:
+            return _Fit(key, gap, memory.shifts.get(key, 0), True)
         if gap > 2 or tensor.shape[2:] != target.shape[2:] or tensor.device != target.device:
             continue
-        for shift in sorted({0, gap, min(gap, 1)}, key=lambda at: at != memory.shifts.get(key)):
-            if _same_rows(target, tensor[:, shift : shift + length], call.ignore_index):
-                memory.proven[key], memory.shifts[key] = gap, shift
-                return True
-        # Hugging Face pads the shifted labels at the end.
-        if gap == 0 and length > 1 and _same_rows(target[:, :-1], tensor[:, 1:], call.ignore_index):
-            memory.proven[key] = gap
-            return True
-    return False
+        candidates.append(tensor)
+        shift = _shift(target, tensor, call.ignore_index, memory.shifts.get(key, 0))
+        if shift is not None and known:
+            memory.shifts[key] = shift
+            return _Fit(key, gap, shift, True)
+        if shift is not None and fit is None:
+            fit = _Fit(key, gap, shift, False)
+    if fit is None:
+        return None
+    crossed = call.target.reshape(length, batch_size, *rest).transpose(0, 1)
+    if any(_shift(crossed, tensor, call.ignore_index) is not None for tensor in candidates):
+        return fit
+    memory.proven[fit.key], memory.shifts[fit.key] = fit.gap, fit.shift
+    return dataclasses.replace(fit, proven=True)
+
+
+def _shift(target: Tensor, tensor: Tensor, ignore_index: int | None, first: int = 0) -> int | None:
+    """Where in the entry ``(B, T + gap)`` the targets ``(B, T)`` begin; ``None`` if they are not in it."""
+    length = target.shape[1]
+    gap = tensor.shape[1] - length
+    for shift in sorted({0, gap, min(gap, 1)}, key=lambda at: at != first):
+        if _same_rows(target, tensor[:, shift : shift + length], ignore_index):
+            return shift
+    # Hugging Face pads the shifted labels at the end.
+    if gap == 0 and length > 1 and _same_rows(target[:, :-1], tensor[:, 1:], ignore_index):
+        return 0
+    return None
 
 
 def _same_rows(target: Tensor, candidate: Tensor, ignore_index: int | None) -> bool:
@@ -161,9 +218,8 @@ def source_shape(rows: Tensor) -> tuple[int, ...] | None:
         if node is None:
             break
         kind = type(node).__name__
-        if kind.startswith(("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward")):
-            sizes = tuple(int(size) for size in getattr(node, "_saved_self_sym_sizes", ()))
-            return sizes or None
+        if kind.startswith(tuple(f"{view}Backward" for view in _VIEWS)):
+            return _saved_sizes(node)
         if not kind.startswith(("ToCopyBackward", "CloneBackward", "AliasBackward", "LogSoftmaxBackward")):
             break
         node = node.next_functions[0][0]
@@ -171,6 +227,23 @@ def source_shape(rows: Tensor) -> tuple[int, ...] | None:
         base = rows._base
         return tuple(base.shape) if base.numel() == rows.numel() else None
     return None
+
+
+def _source_of_rows(rows: Tensor) -> tuple[int, ...] | None:
+    """The shape of what was flattened before functions of each row by itself: a head that is called on rows."""
+    node = rows.grad_fn
+    for _ in range(16):
+        kind = type(node).__name__.partition("Backward")[0]
+        if kind in _VIEWS:
+            return _saved_sizes(node)
+        if node is None or kind not in _BY_ROW:
+            return None
+        node = node.next_functions[_BY_ROW[kind]][0]
+    return None
+
+
+def _saved_sizes(view: Any) -> tuple[int, ...] | None:
+    return tuple(int(size) for size in getattr(view, "_saved_self_sym_sizes", ())) or None
 
 
 def is_integer(tensor: Tensor) -> bool:

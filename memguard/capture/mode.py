@@ -7,6 +7,8 @@ call is the step's loss, whose value is whose) is decided after the step, in :mo
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +44,9 @@ _SIGNATURES: dict[Callable[..., Any], tuple[str, ...]] = {
     F.kl_div: (*_PLAIN, "log_target"),
 }  # fmt: skip
 _LOSSES = frozenset(_SIGNATURES)
+_FLATTENING = frozenset({Tensor.reshape, Tensor.view, Tensor.flatten, torch.reshape, torch.flatten})
 _PROOFS = 3
+_HELD = 4
 
 LIKELIHOODS = frozenset(
     {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
@@ -109,6 +113,7 @@ class LossCapture(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[LossCall] = []
+        self._flattened: deque[tuple[Any, tuple[int, ...]]] = deque(maxlen=_HELD)  # results, shapes before
 
     def __enter__(self) -> LossCapture:
         _Unseen.begin()
@@ -129,7 +134,10 @@ class LossCapture(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func not in _LOSSES:
-            return func(*args, **kwargs) if kwargs else func(*args)
+            result = func(*args, **kwargs) if kwargs else func(*args)
+            if func in _FLATTENING and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                self._flatten(args, result)
+            return result
         kwargs = kwargs or {}
         named = dict(zip(_SIGNATURES[func], args, strict=False))
         named.update(kwargs)
@@ -137,11 +145,21 @@ class LossCapture(TorchFunctionMode):
             both = _halves.run(named)
             if both is not None:
                 self.calls.append(_call(func, both[0], named, _reduction(named)))
-                self.calls[-1].elements = both[1]
+                self.calls[-1].elements, self.calls[-1].source = both[1], self._source(named["input"])
                 return both[0]
         result = func(*args, **kwargs)
         self.calls.append(_note(func, result, named))
+        self.calls[-1].source = self._source(named["input"])
         return result
+
+    def _flatten(self, args: tuple[Any, ...], result: Any) -> None:
+        """Without a gradient no graph keeps the shape that a loss's input had: in inference mode nothing else does."""
+        before = args[0] if args else None
+        if isinstance(before, Tensor) and isinstance(result, Tensor) and before.dim() > result.dim():
+            self._flattened.append((weakref.ref(result), tuple(before.shape)))
+
+    def _source(self, rows: Any) -> tuple[int, ...] | None:
+        return next((shape for flat, shape in reversed(self._flattened) if flat() is rows), None)
 
 
 class _Halves:

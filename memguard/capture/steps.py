@@ -7,6 +7,7 @@ raises.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,15 @@ from memguard.capture.call import LossCall
 from memguard.capture.evaluation import PerRecordLoss, evaluate, override_of, run_override
 from memguard.capture.graph import GraphRoute
 from memguard.capture.ids import IndexTracker, Positions, Stage
-from memguard.capture.layout import LayoutMemory
+from memguard.capture.layout import LayoutMemory, UndecidedLayoutError
 from memguard.capture.losses import CapturedLoss, LossCapture, attribute, loss_of
 from memguard.capture.shadow import Shadows
 from memguard.capture.weigh import RandomStates, Weigher, random_states, rerun_of
-from memguard.errors import AmbiguousLossError, MemguardError
+from memguard.errors import AmbiguousLossError, MemguardError, MemguardWarning
 
 __all__ = ["StepCapture", "evaluate"]
+
+_PATIENCE = 100  # steps
 
 
 class StepCapture:
@@ -41,6 +44,7 @@ class StepCapture:
         accepted: Signature of the call that was accepted as training loss.
         problem: What went wrong in the last step, for the owner to raise or to report.
         n_taken: Training steps whose losses were taken since :meth:`install`.
+        undecided: Steps whose losses were not, as their labels fit with records first and with positions first.
         weigher: Gives the records of a training step their weights; ``None``, all count as they are.
     """
 
@@ -54,7 +58,7 @@ class StepCapture:
         self.batch_train: list[tuple[Positions, CapturedLoss, Any]] = []
         self.last_val: dict[int, tuple[Positions, CapturedLoss, Any]] = {}
         self.problem: MemguardError | None = None
-        self.n_taken = 0
+        self.n_taken = self.undecided = 0
         self.weigher: Weigher | None = None
         self.on_problem: Callable[[MemguardError, Stage], None] = _raise
         self.enabled: dict[Stage, bool] = {"train": True, "val": True}
@@ -70,7 +74,7 @@ class StepCapture:
     def install(self, trainer: Any, pl_module: Any) -> None:
         """Begin to listen; call in ``setup("fit")``. A second call starts afresh."""
         self.restore()
-        self._trainer, self._module, self.n_taken = trainer, pl_module, 0
+        self._trainer, self._module, self.n_taken, self.undecided = trainer, pl_module, 0, 0
         self.graph = GraphRoute()
         strategy = trainer.strategy
         train, val = strategy.training_step, strategy.validation_step
@@ -209,18 +213,42 @@ class StepCapture:
             positions = self.tracker.positions(batch, stage=stage, dataloader_idx=dataloader_idx)
             override = self._override()
             if override is not None:
-                captured = run_override(override, self._module, batch, len(positions))
+                captured = run_override(
+                    override,
+                    self._module,
+                    batch,
+                    len(positions),
+                    trainer=self._trainer,
+                    training=stage == "train",
+                )
             else:
                 captured = attribute(
                     calls, returned, len(positions), like=like, batch=batch, memory=self.memory
                 )
             return positions, captured, batch
         except MemguardError as problem:
+            if isinstance(problem, UndecidedLayoutError) and self._may_wait(stage):
+                self._wait(problem, stage)
+                return None
             self.problem = problem
             if stage == "train" and self.weigher is not None and self.weigher.private:
                 raise
             self.on_problem(problem, stage)
             return None
+
+    def _may_wait(self, stage: Stage) -> bool:
+        """Whether this step may go by until another batch tells the layout; a weigher must have every batch."""
+        return self.undecided < _PATIENCE and (stage == "val" or self.weigher is None)
+
+    def _wait(self, problem: MemguardError, stage: Stage) -> None:
+        self.undecided += 1
+        if self.undecided == 1:
+            warnings.warn(
+                MemguardWarning(
+                    f"{stage} step: {problem}", "its losses are not taken, those of later steps are", ""
+                ),
+                stacklevel=2,
+            )
 
     def _loop_batch(self) -> int:
         """Number of the batch that the training loop is at, over all epochs."""

@@ -175,6 +175,25 @@ def test_per_record_loss_override():
     np.testing.assert_array_equal(own[1].train[3][1], driver.train[3][1])
 
 
+def test_given_losses_have_the_precision_of_the_step():
+    def per_record(module, batch):
+        x, y = batch
+        return F.cross_entropy(module.net(module.scale(x)), y, reduction="none")
+
+    class Plain(Classifier):  # nothing in it depends on the mode
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+
+    driver = Driver(per_record_loss=per_record)
+    module, *_ = fit(Plain, loaders(), watched=True, driver=driver, precision="bf16-mixed")
+    assert len(driver.train) == len(module.losses) > 0
+    for seen, loss in zip(driver.train, module.losses, strict=True):
+        assert np.isclose(seen[1].mean(), loss.item(), rtol=1e-6)  # in float32, off by 2e-4
+    for seen, (_, loss) in zip(driver.val, module.noted["val"], strict=True):
+        np.testing.assert_allclose(seen[1], loss.numpy(), rtol=1e-5, atol=1e-6)
+
+
 class Late(Classifier):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
