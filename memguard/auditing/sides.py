@@ -19,7 +19,7 @@ from memguard.capture.fetch import Fetched
 from memguard.capture.ids import entry_of
 from memguard.capture.sides import batch_key, check_sides, two_sides
 from memguard.errors import DataError, MemguardError, MemguardWarning
-from memguard.records.content import ContentStore, Ragged, RecordContent
+from memguard.records.content import ContentStore, Ragged, RecordContent, in_common
 from memguard.records.patients import PatientMap
 from memguard.records.surrogate import MIN_HELD_OUT
 
@@ -154,7 +154,7 @@ def read_sides(run: LiveRun, *, strict: bool = False) -> Sides:
             if key is not None:
                 ids[side].append((positions, _listed(entry_of(batch, key), key)))
             try:
-                stores[side].add(positions, **batch_content(batch, one))
+                stores[side].add(positions, **batch_content(batch, one, names=run.capture.names))
             except MemguardError as error:
                 notes.append(f"The contents of some records could not be read: {error}")
     if key is not None:
@@ -290,6 +290,7 @@ def joined(ours: RecordContent, theirs: RecordContent) -> RecordContent:
             "the two sides could not be compared",
             "give both loaders the same kind of data",
         )
+    ours, theirs = in_common(ours, theirs)
     if ours.codes is not None and theirs.codes is not None:
         return RecordContent.from_codes(Ragged.concat([ours.codes, theirs.codes]), observed)
     assert ours.x is not None

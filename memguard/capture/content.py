@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ _NAMES = frozenset({"y", "label", "labels", "target", "targets", "outcome"})
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) -> dict[str, _Array]:
+def batch_content(
+    batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST, names: Collection[str] = ()
+) -> dict[str, Any]:
     """The records of a batch as codes, or as features and a label.
 
     For a sequence loss the captured targets *are* the record's codes, in the vocabulary that the model
@@ -30,10 +33,13 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
         batch: The batch as the step received it.
         captured: Its captured loss.
         widest: Features beyond this many columns are left out, in the order of the batch.
+        names: Entries of the batch that name its records and patients. They are no features: no two records are
+            alike in them, and training and held-out patients are told apart by them without any model.
 
     Returns:
         ``{"codes": int32 (B, T), "mask": bool (B, T)}`` or
-        ``{"x": float32 (B, d), "y": float64 (B,) or (B, c)}``; ``y`` is absent if the targets are unknown.
+        ``{"x": float32 (B, d), "columns": entries and their shapes, "y": float64 (B,) or (B, c)}``; ``y`` is absent if
+        the targets are unknown.
 
     Example:
         >>> import torch
@@ -50,7 +56,8 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
         codes = torch.where(keep, flat, torch.zeros_like(flat))
         return {"codes": _cpu(codes).astype(np.int32), "mask": _cpu(keep)}
     size = len(captured.loss)
-    columns, width = [], 0
+    features, columns, width = [], [], 0
+    left_out = _paths(batch, names)
     parts = [
         (path, tensor)
         for path, tensor in tensors_in(batch)
@@ -58,14 +65,20 @@ def batch_content(batch: Any, captured: CapturedLoss, *, widest: int = _WIDEST) 
     ]
     labels = _labels(parts, targets) if targets is not None else set()
     for path, tensor in parts:
-        if path in labels:
+        if path in labels or path.partition(".")[0] in left_out:
             continue
-        part = tensor.detach().reshape(size, -1)[:, : widest - width]
-        columns.append(_cpu(part.to(torch.float32)))
+        whole = tensor.detach().reshape(size, -1)
+        part = whole[:, : widest - width]
+        features.append(_cpu(part.to(torch.float32)))
+        cut = part.shape[1] < whole.shape[1]
+        columns.append((path, tuple(part.shape[1:]) if cut else tuple(tensor.shape[1:])))
         width += part.shape[1]
         if width >= widest:
             break
-    content = {"x": np.concatenate(columns, axis=1) if columns else np.empty((size, 0), dtype=np.float32)}
+    content: dict[str, Any] = {
+        "x": np.concatenate(features, axis=1) if features else np.empty((size, 0), dtype=np.float32),
+        "columns": tuple(columns),
+    }
     if targets is not None and targets.shape[:1] == (size,):
         content["y"] = _cpu(targets.to(torch.float64))
     return content
@@ -80,6 +93,14 @@ def _with_first_code(batch: Any, targets: Tensor, keep: Tensor) -> tuple[Tensor,
         if bool(((tensor[:, 1:] == targets) | ~keep).all()):
             return tensor, torch.cat([keep[:, :1], keep], dim=1)
     return targets, keep
+
+
+def _paths(batch: Any, names: Collection[str]) -> set[str]:
+    """Where such entries are found by :func:`~memguard.capture.layout.tensors_in`."""
+    if not isinstance(batch, list | tuple):
+        return set(names)
+    fields = getattr(batch, "_fields", ())  # of a named tuple, whose entries are numbered
+    return {str(at) for at, field in enumerate(fields) if field in names}
 
 
 def _labels(parts: list[tuple[str, Tensor]], targets: Tensor) -> set[str]:

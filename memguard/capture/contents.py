@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -68,21 +67,11 @@ def read_contents(capture: Capture, rows: Positions) -> tuple[RecordContent, dic
     for start in range(0, len(rows), at_once):
         batches = capture.fetch("train", rows[start : start + at_once])
         for batch, at, captured in zip(batches, batches.positions, capture.evaluate(batches), strict=True):
-            store.add(at, **batch_content(_without_names(batch, capture), _on_cpu(captured)))
+            store.add(at, **batch_content(batch, _on_cpu(captured), names=capture.names))
             if capture.patient_key is not None:
                 named = entry_of(batch, capture.patient_key)
                 ids.update(zip(at.tolist(), [] if named is None else named, strict=False))
     return store.content(), ids
-
-
-def _without_names(batch: Any, capture: Capture) -> Any:
-    """A batch without the entries that name its records and patients: no two of them are alike in those."""
-    record_ids = capture.tracker.record_ids
-    names = {name for name in (capture.patient_key, record_ids) if isinstance(name, str)}
-    entries = batch if isinstance(batch, Mapping) else getattr(batch, "__dict__", None)
-    if not names or not entries or isinstance(batch, Tensor | tuple | list):
-        return batch
-    return {name: value for name, value in entries.items() if name not in names}
 
 
 def _on_cpu(captured: Any) -> Any:

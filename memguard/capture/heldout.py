@@ -17,7 +17,7 @@ from memguard.errors import HeldOutError, IndexTrackingError, MemguardError
 __all__ = ["HeldOutSource"]
 
 Ints = NDArray[np.int64]
-Evaluated = tuple[Ints, NDArray[np.float32], Ints, list[dict[str, NDArray[Any]]]]
+Evaluated = tuple[Ints, NDArray[np.float32], Ints, list[dict[str, Any]]]
 
 
 class HeldOutSource:
@@ -123,7 +123,8 @@ class HeldOutSource:
             positions, losses, tokens (each ``(n,)``), and the contents per batch where asked for.
         """
         captured = self.capture.evaluate(windows, dataloader_idx=self.dataloader_idx)
-        found = [batch_content(b, c) for b, c in zip(windows, captured, strict=True)] if contents else []
+        pairs = zip(windows, captured, strict=True) if contents else ()
+        found = [batch_content(batch, one, names=self.capture.names) for batch, one in pairs]
         return (
             np.concatenate([*windows.positions, np.zeros(0, np.int64)]),
             _joined([c.loss.cpu().float().numpy() for c in captured], np.float32),

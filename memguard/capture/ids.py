@@ -53,7 +53,7 @@ class IndexTracker:
         self._shadows = Shadows()
         self._tracks: weakref.WeakSet[Track] = weakref.WeakSet()
         self._reasons: dict[int, tuple[Any, str]] = {}
-        self._current: dict[int, tuple[Any, str]] = {}
+        self._current: dict[int, tuple[Any, str, tuple[Any, ...]]] = {}
         self._seen_ids: dict[str, dict[Any, int]] = {}
         self.arrivals = 0
 
@@ -130,17 +130,34 @@ class IndexTracker:
         self._current.clear()
         if self.record_ids is not None:
             return
-        self._claim(data, list(self._tracks), 0)
+        self._claim(data, list(self._tracks), ())
 
-    def _claim(self, part: Any, tracks: list[Track], depth: int) -> None:
+    def _claim(self, part: Any, tracks: list[Track], path: tuple[Any, ...]) -> None:
         """Find the loader of a batch, or of the batches in what a CombinedLoader hands out."""
         for track in tracks:
             claimed = track.claim(part)
             if claimed is not None:
-                self._current[id(track)] = claimed
+                self._current[id(track)] = (*claimed, path)
                 return
-        for inner in _parts(part) if depth < _NESTED else ():
-            self._claim(inner, tracks, depth + 1)
+        for key, inner in _parts(part) if len(path) < _NESTED else ():
+            self._claim(inner, tracks, (*path, key))
+
+    def part(self, batch: Any, *, stage: Stage, dataloader_idx: int = 0) -> Any:
+        """What came out of the followed loader, in a batch that a CombinedLoader put together of several.
+
+        Args:
+            batch: The batch that is now in its step.
+            stage: ``"train"`` or ``"val"``.
+            dataloader_idx: Which validation loader.
+        """
+        loader = None if self.record_ids is not None else self._loader(stage, dataloader_idx)[1]
+        track = getattr(loader, "__dict__", {}).get("_memguard_track")
+        for key in self._current[id(track)][2] if id(track) in self._current else ():
+            inner = dict(_parts(batch)).get(key)
+            if inner is None:  # a hook of the user's made another batch of it
+                return batch
+            batch = inner
+        return batch
 
     def positions(self, batch: Any, *, stage: Stage, dataloader_idx: int = 0) -> Positions:
         """Positions of the records of the batch that is now in its step.
@@ -171,7 +188,7 @@ class IndexTracker:
                 "a loss would be given to the wrong record",
                 _FIX,
             )
-        index, problem = self._current[id(track)]
+        index, problem, _ = self._current[id(track)]
         if problem:
             raise IndexTrackingError(problem, "a loss would be given to the wrong record", _FIX)
         length = _length(loader.dataset)
@@ -326,10 +343,10 @@ def _length(dataset: Any) -> int | None:
         return None
 
 
-def _parts(data: Any) -> Sequence[Any]:
+def _parts(data: Any) -> Sequence[tuple[Any, Any]]:
     if isinstance(data, Mapping):
-        return list(data.values())[:_MOST]
-    return data[:_MOST] if isinstance(data, list | tuple) else ()
+        return list(data.items())[:_MOST]
+    return list(enumerate(data[:_MOST])) if isinstance(data, list | tuple) else ()
 
 
 def _named(loaders: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -39,13 +39,18 @@ class Observation:
         (array([0.5], dtype=float32), array([3]))
     """
 
-    __slots__ = ("_batch", "captured", "patient", "positions")
+    __slots__ = ("_batch", "_names", "captured", "patient", "positions")
 
     def __init__(
-        self, positions: Positions, captured: CapturedLoss, batch: Any = None, patient: Any = None
+        self,
+        positions: Positions,
+        captured: CapturedLoss,
+        batch: Any = None,
+        patient: Any = None,
+        names: frozenset[str] = frozenset(),
     ) -> None:
         self.positions, self.captured, self.patient = positions, captured, patient
-        self._batch = batch
+        self._batch, self._names = batch, names
 
     @property
     def loss(self) -> _Array:
@@ -69,7 +74,7 @@ class Observation:
         """How the loss was found."""
         return self.captured.route
 
-    def content(self) -> dict[str, _Array]:
+    def content(self) -> dict[str, Any]:
         """The records as codes or features (:func:`~memguard.capture.content.batch_content`).
 
         Raises:
@@ -77,7 +82,7 @@ class Observation:
         """
         if self._batch is None:
             raise MemguardError("the batch of this step is gone", "", "read content() before the next step")
-        return batch_content(self._batch, self.captured)
+        return batch_content(self._batch, self.captured, names=self._names)
 
     def release(self) -> None:
         """Let go of the batch and the targets; positions, losses and token counts stay."""
@@ -189,7 +194,7 @@ class Capture:
         if self._train is None or self._train[0] is not found:
             if self._train is not None:
                 self._train[1].release()
-            self._train = (found, self._observe(found))
+            self._train = (found, self._observe(found, "train"))
         return self._train[1]
 
     def take_train(self) -> list[Observation]:
@@ -200,7 +205,7 @@ class Capture:
         """
         found = self.steps.this_batch()
         if len(found) > 1:
-            return [self._observe(one) for one in found]
+            return [self._observe(one, "train") for one in found]
         return [self.last_train] if found and self.last_train is not None else []
 
     def last_val(self, dataloader_idx: int = 0) -> Observation | None:
@@ -212,13 +217,19 @@ class Capture:
         if before is None or before[0] is not found:
             if before is not None:
                 before[1].release()
-            self._val[dataloader_idx] = (found, self._observe(found))
+            self._val[dataloader_idx] = (found, self._observe(found, "val", dataloader_idx))
         return self._val[dataloader_idx][1]
 
     @property
     def route(self) -> str:
         """How records are told apart."""
         return self.tracker.route
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Entries of the batch that name its records and patients."""
+        given = (self.patient_key, self.tracker.record_ids)
+        return frozenset(name for name in given if isinstance(name, str))
 
     @property
     def accepted(self) -> tuple[str, str] | None:
@@ -265,10 +276,13 @@ class Capture:
             )
         return given
 
-    def _observe(self, found: tuple[Positions, CapturedLoss, Any]) -> Observation:
+    def _observe(
+        self, found: tuple[Positions, CapturedLoss, Any], stage: Stage, dataloader_idx: int = 0
+    ) -> Observation:
         positions, captured, batch = found
+        batch = self.tracker.part(batch, stage=stage, dataloader_idx=dataloader_idx)
         patient = entry_of(batch, self.patient_key) if self.patient_key else None
-        return Observation(positions, captured, batch, patient)
+        return Observation(positions, captured, batch, patient, self.names)
 
     def _problem(self, problem: MemguardError, stage: Stage) -> None:
         first = stage not in self.problems

@@ -14,7 +14,7 @@ from memguard.errors import MemguardError, MemguardWarning
 from memguard.probes.blind import blind_baseline
 from memguard.probes.identifiable import PatientFacts, patient_facts
 from memguard.probes.sides import Ints, Side
-from memguard.records.content import RecordContent
+from memguard.records.content import RecordContent, in_common
 from memguard.records.splits import content_overlap
 from memguard.records.surrogate import ContentFeatures, content_features
 
@@ -95,6 +95,7 @@ class Contents:
     def _content_features(self) -> ContentFeatures:
         inside, rows = _observed(self.members)
         outside, columns = _observed(self.held_out)
+        inside, outside = in_common(inside, outside)
         self.copies = content_overlap(inside, outside).records
         part = content_features(inside, self.members.patients.code[rows], outside, seed=self.seed)
         return ContentFeatures(
@@ -107,6 +108,7 @@ class Contents:
     def _blind_baseline(self) -> Estimate | None:
         inside, rows = _observed(self.members)
         outside, columns = _observed(self.held_out)
+        inside, outside = in_common(inside, outside)
         ours, theirs = self.members.patients.code[rows], self.held_out.patients.code[columns]
         try:  # the sides are numbered apart: the same code on both is not the same patient
             return blind_baseline(inside, outside, ours, -1 - theirs, seed=self.seed)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memguard.errors import DataError
+from memguard.records._columns import Columns, rearranged, shared, width_of
 
-__all__ = ["ContentStore", "Ragged", "RecordContent"]
+__all__ = ["ContentStore", "Ragged", "RecordContent", "in_common"]
 
 _INT32 = np.iinfo(np.int32)
 
@@ -152,6 +153,7 @@ class RecordContent:
         y: the label, ``(N,)``.
         observed: bool ``(N,)``; false for a record that no batch has shown yet (its codes are empty, its
             features zero).
+        columns: what the columns of ``x`` are, in order; ``None`` where nobody said.
 
     Example:
         >>> c = RecordContent.from_codes(Ragged.from_lists([[1, 2], [3]]))
@@ -164,6 +166,7 @@ class RecordContent:
     x: NDArray[np.float32] | None = None
     y: NDArray[Any] | None = None
     observed: NDArray[np.bool_]
+    columns: Columns | None = None
 
     @classmethod
     def from_codes(cls, codes: Ragged, observed: NDArray[np.bool_] | None = None) -> RecordContent:
@@ -191,7 +194,43 @@ class RecordContent:
             x=None if self.x is None else self.x[index],
             y=None if self.y is None else self.y[index],
             observed=self.observed[index],
+            columns=self.columns,
         )
+
+
+def in_common(ours: RecordContent, theirs: RecordContent) -> tuple[RecordContent, RecordContent]:
+    """Both contents with those features alone that both have, where columns are named; others are left as they are.
+
+    An entry that one side has wider, as it is padded to its longest record, is filled with zeros on the other.
+
+    Example:
+        >>> ours, theirs = ContentStore(1), ContentStore(1)
+        >>> ours.add([0], x=[[1, 2, 3]], columns=(("age", ()), ("labs", (2,))))
+        >>> theirs.add([0], x=[[4, 5]], columns=(("labs", (1,)), ("age", ())))
+        >>> [part.x.tolist() for part in in_common(ours.content(), theirs.content())]
+        [[[1.0, 2.0, 3.0]], [[5.0, 4.0, 0.0]]]
+    """
+    if ours.columns is None or theirs.columns is None or ours.columns == theirs.columns:
+        return ours, theirs
+    assert ours.x is not None
+    assert theirs.x is not None
+    columns = shared([ours.columns, theirs.columns])
+    if (
+        not columns
+    ):  # batches of the two sides are built otherwise; whoever compares them looks at their widths
+        return ours, theirs
+    found = []
+    for side, x, old in ((ours, ours.x, ours.columns), (theirs, theirs.x, theirs.columns)):
+        found.append(
+            RecordContent(
+                kind="features",
+                x=rearranged(x, old, columns),
+                y=side.y,
+                observed=side.observed,
+                columns=columns,
+            )
+        )
+    return found[0], found[1]
 
 
 class ContentStore:
@@ -213,10 +252,9 @@ class ContentStore:
     def __init__(self, n_records: int | None = None) -> None:
         self.n_records = n_records
         self._seen = np.zeros(n_records or 0, dtype=bool)
-        self._positions: list[NDArray[np.int64]] = []
-        self._codes: list[Ragged] = []
-        self._x: list[NDArray[np.float32]] = []
-        self._y: list[NDArray[Any]] = []
+        self._parts: list[dict[str, Any]] = []  # of each batch: positions, codes or x with its columns, y
+        self._widths: set[int] = set()
+        self._named = True
 
     def add(
         self,
@@ -226,6 +264,7 @@ class ContentStore:
         mask: ArrayLike | None = None,
         x: ArrayLike | None = None,
         y: ArrayLike | None = None,
+        columns: Columns | None = None,
     ) -> None:
         """Take in a batch: records already seen are skipped.
 
@@ -235,10 +274,13 @@ class ContentStore:
             mask: true where a code is real.
             x: ``(B, ...)`` features, flattened per record.
             y: ``(B,)`` labels.
+            columns: which entries of the batch ``x`` was made of, with the shape that each has for one record. What is
+                padded to the longest record of its batch may then differ in shape (zeros fill it up), and an entry
+                that some batches lack is left out.
 
         Raises:
             DataError: if a position lies outside the data set, the batch sizes differ, neither codes nor
-                features are given, or batches change from one kind to the other.
+                features are given, or batches change from one kind or width to another.
         """
         index = np.asarray(positions, dtype=np.int64).reshape(-1)
         given = [len(np.asarray(part)) for part in (codes, x, y) if part is not None]
@@ -248,26 +290,61 @@ class ContentStore:
                 "contents would be given to the wrong record",
                 "pass either codes or x, one row per position",
             )
-        if (codes is None and self._codes) or (x is None and self._x):
+        if self.kind is not None and (codes is not None) != (self.kind == "codes"):
             raise DataError(
                 "batches with code sequences and batches with features",
                 "the surrogate fits one kind",
                 "pass content of one kind",
             )
-        if len(index) == 0:
+        if len(index) == 0 or len(self._fresh(index)) == 0:
             return
+        part: dict[str, Any] = {"positions": index, "codes": None, "x": None, "y": None, "columns": columns}
+        if codes is not None:
+            part["codes"] = Ragged.from_padded(np.asarray(codes), None if mask is None else np.asarray(mask))
+        if x is not None:
+            part["x"] = _flat(np.asarray(x))
+        if y is not None:
+            part["y"] = np.asarray(y)
+        self._take(part)
+
+    def _take(self, part: dict[str, Any]) -> None:
+        """Keep of a batch what is new."""
+        self._check_width(part)
+        index = part["positions"]
         fresh = self._fresh(index)
         if len(fresh) == 0:
             return
-        self._positions.append(index[fresh])
         self._seen[index[fresh]] = True
-        if codes is not None:
-            part = np.asarray(codes)[fresh]
-            self._codes.append(Ragged.from_padded(part, None if mask is None else np.asarray(mask)[fresh]))
-        if x is not None:
-            self._x.append(_flat(np.asarray(x)[fresh]))
-        if y is not None:
-            self._y.append(np.asarray(y)[fresh])
+        if part["x"] is not None:
+            self._widths.add(part["x"].shape[1])
+            self._named &= part["columns"] is not None
+        self._parts.append(
+            {
+                "positions": index[fresh],
+                "codes": None if part["codes"] is None else part["codes"].take(fresh),
+                "x": None if part["x"] is None else part["x"][fresh],
+                "y": None if part["y"] is None else part["y"][fresh],
+                "columns": part["columns"],
+            }
+        )
+
+    def _check_width(self, part: dict[str, Any]) -> None:
+        x, columns = part["x"], part["columns"]
+        if x is None:
+            return
+        if columns is not None and width_of(columns) != x.shape[1]:
+            raise DataError(
+                f"columns that are {width_of(columns)} features beside {x.shape[1]}",
+                "a feature would be taken for another",
+                "give for each entry the shape that it has for one record",
+            )
+        named, widths = self._named and columns is not None, self._widths | {x.shape[1]}
+        if len(widths) > 1 and not named:
+            raise DataError(
+                f"a batch with {x.shape[1]} features after one with {min(widths - {x.shape[1]}, default=x.shape[1])}",
+                "a feature would be taken for another",
+                "give batches of one width, or say with columns= which entries of a batch the features are",
+            )
 
     def _fresh(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         low, high = int(index.min()), int(index.max())
@@ -284,12 +361,7 @@ class ContentStore:
 
     def payload(self) -> list[dict[str, Any]]:
         """Everything gathered so far, for `merge` in another process."""
-        empty: dict[str, Any] = {"codes": None, "x": None, "y": None}
-        parts = [{**empty, "positions": positions} for positions in self._positions]
-        for name, pieces in (("codes", self._codes), ("x", self._x), ("y", self._y)):
-            for part, piece in zip(parts, pieces, strict=False):
-                part[name] = piece
-        return parts
+        return [dict(part) for part in self._parts]
 
     def merge(self, parts: Sequence[dict[str, Any]]) -> None:
         """Take in what another store gathered; records already seen are skipped.
@@ -302,24 +374,14 @@ class ContentStore:
             [[1.0], [2.0]]
         """
         for part in parts:
-            fresh = self._fresh(part["positions"])
-            if len(fresh) == 0:
-                continue
-            self._positions.append(part["positions"][fresh])
-            self._seen[part["positions"][fresh]] = True
-            if part["codes"] is not None:
-                self._codes.append(part["codes"].take(fresh))
-            if part["x"] is not None:
-                self._x.append(part["x"][fresh])
-            if part["y"] is not None:
-                self._y.append(part["y"][fresh])
+            self._take(part)
 
     @property
     def kind(self) -> Literal["codes", "features"] | None:
         """What the records hold; `None` before the first batch."""
-        if not self._positions:
+        if not self._parts:
             return None
-        return "features" if self._x else "codes"
+        return "codes" if self._parts[0]["x"] is None else "features"
 
     @property
     def n_observed(self) -> int:
@@ -345,30 +407,50 @@ class ContentStore:
         Raises:
             DataError: if nothing was added.
         """
-        if not self._positions:
+        if not self._parts:
             raise DataError(
                 "no batch", "there is nothing to score", "call add() with the batches of one epoch"
             )
-        positions = np.concatenate(self._positions)
+        positions = np.concatenate([part["positions"] for part in self._parts])
         n = self.n_records if self.n_records is not None else int(positions.max()) + 1
         observed = np.zeros(n, dtype=bool)
         observed[positions] = True
         order = np.argsort(positions, kind="stable")
-        label: NDArray[Any] | None = None
-        if self._y:
-            stacked = np.concatenate(self._y)
-            label = np.zeros((n, *stacked.shape[1:]), dtype=stacked.dtype)
-            label[positions] = stacked
-        if self._x:
-            rows = np.concatenate(self._x)
+        label = self._labels(positions, n)
+        if self.kind == "features":
+            blocks, columns = self._aligned()
+            rows = np.concatenate(blocks)
             x = np.zeros((n, rows.shape[1]), dtype=np.float32)
             x[positions] = rows
-            return RecordContent(kind="features", x=x, y=label, observed=observed)
-        gathered = Ragged.concat(self._codes).take(order)
+            return RecordContent(kind="features", x=x, y=label, observed=observed, columns=columns)
+        gathered = Ragged.concat([part["codes"] for part in self._parts]).take(order)
         lengths = np.zeros(n, dtype=np.int64)
         lengths[positions[order]] = gathered.lengths
         codes = Ragged.from_lengths(gathered.values, lengths)
         return RecordContent(kind="codes", codes=codes, y=label, observed=observed)
+
+    def _labels(self, positions: NDArray[np.int64], n: int) -> NDArray[Any] | None:
+        """Labels ``(n, ...)``; ``None`` where batches lack them, or have them as wide as the batch is large.
+
+        Targets of the second kind (a contrastive loss) say who else was in the batch, and nothing of the record.
+        """
+        pieces = [part["y"] for part in self._parts]
+        if any(piece is None or piece.shape[1:] != pieces[0].shape[1:] for piece in pieces):
+            return None
+        stacked = np.concatenate(pieces)
+        label = np.zeros((n, *stacked.shape[1:]), dtype=stacked.dtype)
+        label[positions] = stacked
+        return label
+
+    def _aligned(self) -> tuple[list[NDArray[np.float32]], Columns | None]:
+        """Features of each batch under one set of columns."""
+        blocks, given = [part["x"] for part in self._parts], [part["columns"] for part in self._parts]
+        if any(one is None for one in given):
+            return blocks, None
+        if all(one == given[0] for one in given):
+            return blocks, given[0]
+        columns = shared(given)
+        return [rearranged(x, old, columns) for x, old in zip(blocks, given, strict=True)], columns
 
 
 def _as_int32(values: ArrayLike) -> NDArray[np.int32]:

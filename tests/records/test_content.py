@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memguard.errors import DataError
-from memguard.records.content import ContentStore, Ragged, RecordContent
+from memguard.records.content import ContentStore, Ragged, RecordContent, in_common
 
 
 def random_rows(rng: np.random.Generator, n: int) -> list[list[int]]:
@@ -122,3 +122,89 @@ def test_record_content_lengths() -> None:
     content = RecordContent.from_features([[1.0], [2.0]], [0, 1])
     assert len(content) == 2
     assert content.take(np.array([True, False])).x is not None
+
+
+# -- features of batches that are not alike ---
+
+AGE, LABS, SEEN = ("age", ()), ("labs", (2,)), ("seen", (1,))
+
+
+def test_entries_that_some_batches_lack_are_left_out() -> None:
+    store = ContentStore(4)
+    store.add([0], x=[[50, 1, 2, 9]], columns=(AGE, LABS, SEEN))
+    store.add([3, 1], x=[[3, 4, 60], [5, 6, 70]], columns=(LABS, AGE))
+    content = store.content()
+    assert content.columns == (AGE, LABS)
+    assert content.x is not None
+    assert content.x.tolist() == [[50, 1, 2], [70, 5, 6], [0, 0, 0], [60, 3, 4]]
+    assert content.take([1, 0]).columns == content.columns
+
+
+def test_entries_padded_to_the_longest_record_of_their_batch_are_filled_up() -> None:
+    rng = np.random.default_rng(0)
+    lengths, store, other = [3, 5, 1], ContentStore(6), ContentStore(6)
+    whole = np.zeros((6, 5, 2), dtype=np.float32)
+    for k, length in enumerate(lengths):
+        part = rng.normal(size=(2, length, 2)).astype(np.float32)
+        whole[2 * k : 2 * k + 2, :length] = part
+        ages = np.full((2, 1), k)
+        store.add(
+            [2 * k, 2 * k + 1],
+            x=np.concatenate([part.reshape(2, -1), ages], 1),
+            columns=(("labs", (length, 2)), AGE),
+        )
+    other.merge(store.payload())
+    for content in (store.content(), other.content()):
+        assert content.columns == (("labs", (5, 2)), AGE)
+        assert content.x is not None
+        assert np.array_equal(content.x[:, :10], whole.reshape(6, -1))
+        assert content.x[:, 10].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_features_of_unnamed_columns_have_one_width() -> None:
+    store = ContentStore(4)
+    store.add([0], x=[[1, 2]])
+    for columns in (None, (AGE, LABS)):
+        with pytest.raises(DataError, match="3 features after one with 2"):
+            store.add([1], x=[[1, 2, 3]], columns=columns)
+    store.add([1], x=[[3, 4]], columns=(LABS,))
+    assert store.content().columns is None
+    with pytest.raises(DataError, match="for another"):
+        ContentStore(1).add([0], x=[[1, 2]], columns=(AGE,))
+    named = ContentStore(2)
+    named.add([0], x=[[1, 2]], columns=(LABS,))
+    with pytest.raises(DataError, match="3 features after one with 2"):
+        named.add([1], x=[[1, 2, 3]])
+    with pytest.raises(DataError, match="3 features after one with 2"):
+        named.merge(
+            [{"positions": np.array([1]), "x": np.ones((1, 3)), "codes": None, "y": None, "columns": None}]
+        )
+
+
+def test_labels_that_are_no_property_of_the_record_are_none() -> None:
+    store = ContentStore(5)  # of a contrastive loss: one column for each record of the batch
+    store.add([0, 1, 2], x=np.ones((3, 1)), y=np.eye(3))
+    store.add([3, 4], x=np.ones((2, 1)), y=np.eye(2))
+    assert store.content().y is None
+    some = ContentStore(2)
+    some.add([1], x=[[1.0]])
+    some.add([0], x=[[2.0]], y=[7])
+    merged = ContentStore(2)
+    merged.merge(some.payload())
+    assert some.content().y is None
+    assert merged.content().y is None
+    assert merged.payload()[1]["y"].tolist() == [7]
+
+
+def test_both_sides_have_the_same_columns() -> None:
+    ours, theirs = ContentStore(1), ContentStore(1)
+    ours.add([0], x=[[1, 2, 3, 4]], columns=(AGE, LABS, SEEN))
+    theirs.add([0], x=[[7, 8]], columns=(("labs", (1,)), AGE))
+    found = in_common(ours.content(), theirs.content())
+    assert [side.columns for side in found] == [(AGE, LABS)] * 2
+    assert [side.x.tolist() for side in found if side.x is not None] == [[[1, 2, 3]], [[8, 7, 0]]]
+    other = ContentStore(1)
+    other.add([0], x=[[7]], columns=(("0", ()),))
+    assert in_common(found[0], other.content())[0] is found[0]
+    plain = RecordContent.from_features([[1.0]])
+    assert in_common(plain, found[0]) == (plain, found[0])
