@@ -76,10 +76,10 @@ class Deduplicate(Weighing):
         True
 
     Note:
-        It gives no guarantee, and nothing has been measured yet about what it does to an attack with reference models.
-        Copies strengthen each other; a record that nobody resembles is memorized as before, and a patient with a single
-        record gains weight in comparison. Near-duplicates are found with a probability of .99 at the threshold and more
-        above it.
+        It gives no guarantee. Measured against attacks with reference models (``docs/results/mitigations.md``):
+        patients with several copies are found far less often, at no loss for others. A record that nobody resembles is
+        memorized as before, and a patient with a single record gains weight in comparison. Near-duplicates are found
+        with a probability of .99 at the threshold and more above it.
     """
 
     weights_depend_on: Literal["record", "data"] = "data"

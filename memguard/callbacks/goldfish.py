@@ -56,9 +56,10 @@ class GoldfishLoss(Weighing):
         'GoldfishLoss(k=4, h=5): a'
 
     Note:
-        It gives no guarantee, and nothing has been measured yet about what it does to an attack with reference models.
-        The paper measures that less text is reproduced word for word; that says nothing of membership, and the tokens
-        that stay are learned in full. A token that is left out in one context is learned in another.
+        It gives no guarantee. Measured against attacks with reference models (``docs/results/mitigations.md``): no
+        protection of the hardest patients was shown where training ends, at a higher loss. The paper measures that less
+        text is reproduced word for word; that says nothing of membership, and the tokens that stay are learned in full.
+        A token that is left out in one context is learned in another.
     """
 
     weights_depend_on: Literal["record", "data"] = "record"
