@@ -1,10 +1,12 @@
 """What a mitigation adds to a watched training: two Trainers take turns, both with the monitor, one with it too.
 
     python -m benchmarks.mitigation_overhead                          # the demo's model and data, FloorFlagged
+    python -m benchmarks.mitigation_overhead --callback flood         # drop, reweight, stopping
     python -m benchmarks.mitigation_overhead --share 0.5 --epochs 6
 
 Who is flagged is given and not found, so that the cost is that of a run in which a tenth of the patients is held back
-in every epoch after the first: nearly every batch then has some of them, and its gradient is weighed.
+in every epoch after the first: nearly every batch then has some of them, and its gradient is weighed. ``stopping`` has
+a limit that is never passed, so that its weights are kept at every look that is better than those before.
 """
 
 from __future__ import annotations
@@ -17,21 +19,26 @@ from lightning.pytorch import Callback
 
 from benchmarks.demo_arms import Arms, options, take_turns
 from benchmarks.turns import table
-from memguard import LeakageMonitor
-from memguard.callbacks.mitigate import FloorFlagged
+from memguard import DropFlagged, FloodFlagged, FloorFlagged, LeakageMonitor, LeakageStopping, Reweight
 
 
-class Given(FloorFlagged):
-    """A random share of the patients is flagged at every look, and is always below its floor."""
+def given(kind: type, share: float) -> Callback:
+    """A mitigation by which a random share of the patients is concerned at every look."""
 
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
+    class Given(kind):
+        def _judge(self, watch, found, before):
+            code = watch.members.patients.code
+            chosen = (np.random.default_rng(0).random(watch.members.patients.n_patients) < share)[code]
+            if kind is Reweight:
+                return chosen, np.where(chosen, 0.5, 1.0).astype(np.float32)
+            if kind is FloodFlagged:  # always below its floor, it would be trained away without end
+                return chosen, watch.expected
+            return chosen, np.full(code.size, np.inf, np.float32)
 
-    def _judge(self, watch, found, before):
-        code = watch.members.patients.code
-        chosen = np.random.default_rng(0).random(watch.members.patients.n_patients) < self.share
-        return chosen[code], np.full(code.size, np.inf, np.float32)
+    return Given()
+
+
+KINDS = {"floor": FloorFlagged, "flood": FloodFlagged, "drop": DropFlagged, "reweight": Reweight}
 
 
 class Mitigated(Arms):
@@ -45,8 +52,10 @@ class Mitigated(Arms):
         monitor = LeakageMonitor(dirpath=watch)
         if not measured:
             return [monitor]
+        if self.args.callback == "stopping":
+            return [monitor, LeakageStopping(0.999)]
         self.steps.append(Steps(monitor))
-        return [monitor, Given(self.args.share), self.steps[-1]]
+        return [monitor, given(KINDS[self.args.callback], self.args.share), self.steps[-1]]
 
 
 class Steps(Callback):
@@ -62,12 +71,13 @@ class Steps(Callback):
 
 def main(argv: list[str] | None = None) -> None:
     parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--callback", choices=(*KINDS, "stopping"), default="floor")
     parser.add_argument("--share", type=float, default=0.1, help="of the patients flagged")
     args = parser.parse_args(argv)
     arms, parameters, seconds = take_turns(Mitigated, args)
     print(
-        f"{args.patients:,} patients, {100 * args.share:g} % of them held back, {parameters:,} parameters, "
-        f"{args.threads} thread(s)"
+        f"{args.callback}: {args.patients:,} patients, {100 * args.share:g} % of them concerned, "
+        f"{parameters:,} parameters, {args.threads} thread(s)"
     )
     print(table(seconds))
     total = seconds.shape[-1] * args.epochs
